@@ -1,0 +1,20 @@
+//! Compiles `proto/*.proto` into Rust with protox, so that no `protoc` has to be installed.
+
+use std::error::Error;
+
+const PROTOS: [&str; 4] = [
+    "rpc.proto",
+    "kv_operation.proto",
+    "raft.proto",
+    "status.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    let descriptors = protox::compile(PROTOS, ["proto"])?;
+    // `bytes` fields become `bytes::Bytes`: a decoded payload is a slice of the frame it came in.
+    prost_build::Config::new()
+        .bytes(["."])
+        .compile_fds(descriptors)?;
+    Ok(())
+}

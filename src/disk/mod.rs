@@ -1,0 +1,163 @@
+//! The disk as the node sees it: segments of the log and a few whole files.
+//!
+//! Everything here is asynchronous: a call returns at once, takes effect in the
+//! order of the calls, and what has to be known about it comes back as a
+//! [`DiskEvent`] through the node's inbox. So the raft thread never waits for a
+//! disk, and the simulator can put its own disk under the very same log code.
+//!
+//! Only what is read for recovery, before the node runs, blocks.
+
+use std::io;
+
+use bytes::Bytes;
+
+use crate::types::EntryId;
+
+/// Names a segment of the log. Numbers only grow, and a recycled file gets a new
+/// one, so that its old content can be told from what is written now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentId(pub u64);
+
+/// Counts calls of [`Disk::sync`]; the completion of one covers all before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SyncToken(pub u64);
+
+/// Names a file that is written once from front to back, and then only read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileId {
+    /// A snapshot of the state up to and with this entry.
+    Snapshot(EntryId),
+    /// A snapshot that is being taken here.
+    SnapshotDraft(EntryId),
+    /// A snapshot that is being received from a leader; survives a restart so that
+    /// the transfer can go on, if it is still the very same snapshot.
+    SnapshotIncoming {
+        /// The snapshot's last entry.
+        last: EntryId,
+        /// The checksum of the whole file.
+        checksum: u32,
+        /// The node that took it.
+        leader: crate::types::NodeId,
+    },
+    /// The incarnations of the peers, as first met.
+    Peers,
+    /// The same, while it is being written.
+    PeersDraft,
+}
+
+/// A file that exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileInfo {
+    /// Its name.
+    pub id: FileId,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+/// A segment that exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its name.
+    pub id: SegmentId,
+    /// Its length in bytes; all of it is allocated.
+    pub len: u64,
+}
+
+/// What came of an earlier call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskEvent {
+    /// The segment exists in full, as does its directory entry, and can be stored into.
+    SegmentReady(SegmentId),
+    /// There is no room for the segment. It can be asked for again.
+    SegmentNoSpace(SegmentId),
+    /// All that was stored before this sync was asked for is on the disk.
+    Synced(SyncToken),
+    /// The file is on the disk under its final name, its directory entry too.
+    FileFinished(FileId),
+    /// There was no room for the file; what had been written is gone. It can be
+    /// begun again.
+    FileNoSpace(FileId),
+    /// What [`Disk::read_file`] asked for. Shorter than asked for at the end of the file.
+    FileRead {
+        /// The file.
+        id: FileId,
+        /// Where `data` begins.
+        offset: u64,
+        /// The bytes.
+        data: Bytes,
+    },
+    /// The disk failed. Nothing is ever tried again after this: the kernel may have
+    /// dropped what it could not write, and a second sync that succeeds proves
+    /// nothing. The node stops.
+    Failed {
+        /// What was done, and to which file, for the operator.
+        what: String,
+        /// The error number's meaning.
+        error: String,
+    },
+}
+
+/// What a node asks of its disk.
+///
+/// Calls never block (but for the recovery reads, at the end of the list) and never
+/// fail: what goes wrong comes back as [`DiskEvent::Failed`].
+pub trait Disk {
+    /// Makes a segment of `len` bytes, all of them allocated and zero or left over
+    /// from `recycle`, whose file it takes over if there is one. Answered by
+    /// [`DiskEvent::SegmentReady`] or [`DiskEvent::SegmentNoSpace`].
+    fn create_segment(&mut self, id: SegmentId, len: u64, recycle: Option<SegmentId>);
+
+    /// Stores `data` at `offset` of a segment that is ready. Volatile until synced;
+    /// until then a crash keeps any subset of its pages.
+    fn store(&mut self, id: SegmentId, offset: u64, data: Bytes);
+
+    /// Asks that all stored so far be on the disk. Answered by [`DiskEvent::Synced`];
+    /// the answer to a later token stands for the earlier ones too.
+    fn sync(&mut self) -> SyncToken;
+
+    /// Removes a segment. No answer.
+    fn remove_segment(&mut self, id: SegmentId);
+
+    /// Begins a file, empty even if there was one. No answer.
+    fn create_file(&mut self, id: FileId);
+
+    /// Appends to a file that was begun, or that exists. No answer.
+    fn append_file(&mut self, id: FileId, data: Bytes);
+
+    /// Syncs a file, gives it its final name, and syncs the directory. Answered by
+    /// [`DiskEvent::FileFinished`] with the final name, or [`DiskEvent::FileNoSpace`]
+    /// with the first.
+    fn finish_file(&mut self, id: FileId, final_id: FileId);
+
+    /// Reads `len` bytes of a file. Answered by [`DiskEvent::FileRead`].
+    fn read_file(&mut self, id: FileId, offset: u64, len: usize);
+
+    /// Removes a file if it exists. No answer.
+    fn remove_file(&mut self, id: FileId);
+
+    /// The segments that exist, in ascending order. Blocks; for recovery.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    fn segments(&mut self) -> io::Result<Vec<SegmentInfo>>;
+
+    /// The files that exist, in ascending order. Blocks; for recovery.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    fn files(&mut self) -> io::Result<Vec<FileInfo>>;
+
+    /// Reads up to `buf.len()` bytes of a segment from the device, not from what an
+    /// earlier process left in the page cache; returns how many. Blocks; for recovery.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn recover_segment(&mut self, id: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// Reads up to `buf.len()` bytes of a file from the device; returns how many.
+    /// Blocks; for recovery.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn recover_file(&mut self, id: FileId, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+}

@@ -1,0 +1,23 @@
+//! WW-RaftKV: a linearizable, durable key-value store, replicated with Raft.
+//!
+//! Threads meet only in bounded queues: reactors move bytes and frames, one raft
+//! thread owns all state, a log writer stores and syncs. Read
+//! `docs/ARCHITECTURE.md` for one put and one get on their way through the house.
+//!
+//! A module imports only from lower layers:
+//!
+//! | layer | modules |
+//! |---|---|
+//! | L4 | [`server`], [`sim`], [`client`] |
+//! | L3 | [`node`], [`proto`] |
+//! | L2 | [`raft`], [`kv`], [`wal`], [`net`] |
+//! | L1 | [`mem`], [`disk`], [`mailbox`], [`logging`], [`config`], [`pb`] |
+//! | L0 | [`types`], [`time`], [`limits`] |
+
+pub mod limits;
+pub mod time;
+pub mod types;
+
+pub mod disk;
+pub mod mem;
+pub mod pb;

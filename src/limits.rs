@@ -1,0 +1,89 @@
+//! Every bound of the house, in one place, with what has to hold between them.
+//!
+//! A bound that outsiders can see (keys, values, frames) is a contract; the others
+//! keep memory finite whatever clients, peers and disks do.
+
+/// The longest key, in bytes. An empty key is refused.
+pub const KEY_BYTES_MAX: usize = 64 << 10;
+/// The longest value, in bytes. An empty value is a value.
+pub const VALUE_BYTES_MAX: usize = 8 << 20;
+/// The longest frame, header included, in bytes.
+pub const FRAME_BYTES_MAX: usize = 16 << 20;
+/// The longest client uuid, in bytes.
+pub const UUID_BYTES_MAX: usize = 256;
+
+/// What an envelope and a message around a key and a value may add, in bytes.
+pub const MESSAGE_OVERHEAD_BYTES: usize = 4 << 10;
+/// What a command adds to its key and value, in bytes.
+pub const COMMAND_OVERHEAD_BYTES: usize = 64;
+/// What an entry adds to its payload in messages and in the log, in bytes.
+pub const ENTRY_OVERHEAD_BYTES: usize = 48;
+/// The longest payload of an entry, in bytes.
+pub const COMMAND_BYTES_MAX: usize = KEY_BYTES_MAX + VALUE_BYTES_MAX + COMMAND_OVERHEAD_BYTES;
+
+/// How many bytes of entries one AppendEntries carries, if the first alone is not larger.
+pub const APPEND_BYTES_MAX: usize = 1 << 20;
+/// How many bytes of entries may be on their way to one follower; one entry always may.
+pub const INFLIGHT_BYTES_MAX: usize = 4 << 20;
+/// How many AppendEntries may be on their way to one follower.
+pub const INFLIGHT_MESSAGES_MAX: usize = 256;
+/// How many bytes of entries a leader holds that are not committed; one entry is always taken.
+pub const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
+/// One chunk of a snapshot on its way to a follower, in bytes.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+
+/// One segment of the log, in bytes, if not configured otherwise.
+pub const SEGMENT_BYTES: u64 = 16 << 20;
+/// What header, batch headers and hard state take of a segment at most, in bytes.
+pub const SEGMENT_OVERHEAD_BYTES: u64 = 64 << 10;
+
+/// Implicit sessions, that is (uuid, sequence id) pairs: how far back in the log
+/// they are remembered, in entries.
+pub const IMPLICIT_SESSION_WINDOW: u64 = 1 << 18;
+/// Explicit sessions in all; the one that was idle for longest makes room.
+pub const SESSIONS_MAX: usize = 10_000;
+/// How many entries an explicit session outlives its last write.
+pub const SESSION_IDLE_ENTRIES: u64 = 10_000_000;
+/// Answers that an explicit session keeps above `acked_below`, and so the writes
+/// that its client may have in flight.
+pub const SESSION_WINDOW: usize = 1_024;
+
+/// Client requests that one reactor has with the raft thread at a time.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 16_384;
+/// Client requests that one connection has in flight; more are not read from its socket.
+pub const CONNECTION_REQUESTS_MAX: usize = 1_024;
+/// Bytes that wait to be written to one connection before reading from it stops.
+pub const OUTPUT_HIGH_WATER_BYTES: usize = 4 << 20;
+/// Messages of one peer that wait for its connection; more are dropped, as a network would.
+pub const PEER_QUEUE_MAX: usize = 4_096;
+/// Connections of one node, both ports together.
+pub const CONNECTIONS_MAX: usize = 16_384;
+
+const _: () = assert!(
+    KEY_BYTES_MAX + VALUE_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= FRAME_BYTES_MAX,
+    "a put of the largest key and value fits a frame"
+);
+const _: () = assert!(
+    COMMAND_BYTES_MAX + ENTRY_OVERHEAD_BYTES + MESSAGE_OVERHEAD_BYTES <= FRAME_BYTES_MAX,
+    "an AppendEntries with the largest entry fits a frame"
+);
+const _: () = assert!(
+    APPEND_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= FRAME_BYTES_MAX,
+    "a full AppendEntries fits a frame"
+);
+const _: () = assert!(
+    (COMMAND_BYTES_MAX + ENTRY_OVERHEAD_BYTES) as u64 + SEGMENT_OVERHEAD_BYTES <= SEGMENT_BYTES,
+    "the largest entry fits a fresh segment"
+);
+const _: () = assert!(
+    SNAPSHOT_CHUNK_BYTES + MESSAGE_OVERHEAD_BYTES <= FRAME_BYTES_MAX,
+    "a chunk of a snapshot fits a frame"
+);
+const _: () = assert!(
+    APPEND_BYTES_MAX <= INFLIGHT_BYTES_MAX && INFLIGHT_BYTES_MAX <= UNCOMMITTED_BYTES_MAX,
+    "a window holds at least one full message"
+);
+const _: () = assert!(
+    CONNECTION_REQUESTS_MAX <= REQUESTS_IN_FLIGHT_MAX,
+    "one connection cannot ask for more than its reactor may have in flight"
+);

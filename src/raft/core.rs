@@ -1,0 +1,545 @@
+//! The state of one node, and the step that every message takes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::limits;
+use crate::raft::leader::Leader;
+use crate::raft::log::Log;
+use crate::raft::message::{Body, Message};
+use crate::raft::quorum::Tally;
+use crate::raft::read::{ReadId, ReadOutcome};
+use crate::raft::ready::Ready;
+use crate::raft::{Progress, invariants};
+use crate::time::Time;
+use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+
+/// What a node is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub id: NodeId,
+    /// All members in ascending order, this node among them.
+    pub members: Vec<NodeId>,
+    /// An election begins after a time drawn from this range (paper §5.2).
+    pub election_timeout: (Duration, Duration),
+    /// How often a leader says that it is there; well below the election timeout.
+    pub heartbeat: Duration,
+    /// Seeds all random choices.
+    pub seed: u64,
+    /// Whether this node has lost its data directory, and with it votes it gave and
+    /// entries it confirmed. It neither votes nor campaigns until
+    /// [`Raft::allow_voting`].
+    pub lost_directory: bool,
+}
+
+/// Why a proposal was not taken. Nothing was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// This node does not lead.
+    #[error("not the leader")]
+    NotLeader,
+    /// Too many bytes wait to be committed.
+    #[error("too much is waiting to be committed")]
+    Busy,
+}
+
+/// What a node is doing.
+#[derive(Debug)]
+pub(super) enum Role {
+    /// Follows whoever leads.
+    Follower,
+    /// Asks whether it would win an election.
+    PreCandidate(Tally),
+    /// Asks for votes.
+    Candidate(Tally),
+    /// Leads the term.
+    Leader(Box<Leader>),
+}
+
+/// What a node is doing, for status and logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleName {
+    /// Follows whoever leads.
+    Follower,
+    /// Asks whether it would win an election.
+    PreCandidate,
+    /// Asks for votes.
+    Candidate,
+    /// Leads the term.
+    Leader,
+}
+
+impl RoleName {
+    /// As `status` prints it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RoleName::Follower => "follower",
+            RoleName::PreCandidate => "pre-candidate",
+            RoleName::Candidate => "candidate",
+            RoleName::Leader => "leader",
+        }
+    }
+}
+
+/// Where a step leads. [`Raft::transition`] is the only place that assigns the role.
+pub(super) enum Transition {
+    /// Follow, in this term, the leader if one is known.
+    Follower(Term, Option<NodeId>),
+    /// Ask whether an election could be won.
+    PreCandidate,
+    /// Begin the next term and ask for votes.
+    Candidate,
+    /// Lead the current term.
+    Leader,
+}
+
+/// One node's part in the protocol. See the module's docs for how it is driven.
+pub struct Raft {
+    pub(super) config: Config,
+    pub(super) hard_state: HardState,
+    /// The hard state that has been handed to the disk.
+    written_state: HardState,
+    /// The highest term whose hard state is on the disk.
+    pub(super) stable_state: HardState,
+    pub(super) log: Log,
+    pub(super) commit_index: Index,
+    pub(super) role: Role,
+    pub(super) leader: Option<NodeId>,
+    /// When the leader was last heard of.
+    pub(super) leader_heard: Time,
+    /// When this node began to run; see [`Raft::is_pristine`].
+    pub(super) started: Time,
+    pub(super) election_deadline: Time,
+    pub(super) rng: StdRng,
+    pub(super) may_vote: bool,
+    pub(super) out: Ready,
+}
+
+impl Raft {
+    /// A node as its disk has it, at the moment `now`. `log` begins behind the last
+    /// snapshot; what that contains is committed.
+    ///
+    /// # Panics
+    /// If the configuration makes no sense.
+    #[must_use]
+    pub fn new(config: Config, hard_state: HardState, log: Log, now: Time) -> Raft {
+        assert!(config.members.contains(&config.id), "this node is a member");
+        assert!(config.members.is_sorted(), "members are sorted");
+        assert!(
+            config.election_timeout.0 < config.election_timeout.1,
+            "a range of time-outs"
+        );
+        assert!(
+            config.heartbeat < config.election_timeout.0,
+            "heartbeats are in time"
+        );
+        assert!(
+            log.last().term <= hard_state.term,
+            "no entry is of a term never seen"
+        );
+        let rng = StdRng::seed_from_u64(config.seed);
+        let mut raft = Raft {
+            may_vote: !config.lost_directory,
+            written_state: hard_state,
+            stable_state: hard_state,
+            hard_state,
+            commit_index: log.base().index,
+            log,
+            role: Role::Follower,
+            leader: None,
+            leader_heard: Time::ZERO,
+            started: now,
+            election_deadline: Time::NEVER,
+            rng,
+            out: Ready::default(),
+            config,
+        };
+        raft.reset_election_timer(now);
+        raft
+    }
+
+    /// Takes in a message of a member.
+    pub fn step(&mut self, now: Time, message: Message) {
+        let before = invariants::Mark::of(self);
+        debug_assert_eq!(message.to, self.config.id, "messages find their node");
+        if self.meets_term(now, &message) {
+            self.dispatch(now, message);
+        }
+        before.check_step(self);
+    }
+
+    /// Takes up a newer term, turns down an older one; returns whether the message
+    /// is worth looking at (paper §5.1).
+    fn meets_term(&mut self, now: Time, message: &Message) -> bool {
+        match &message.body {
+            // Pre-votes speak of a term that nobody is in yet.
+            Body::PreVote { .. } | Body::PreVoteReply { granted: true } => return true,
+            _ => {}
+        }
+        if message.term < self.hard_state.term {
+            self.turn_down(message);
+            return false;
+        }
+        if message.term > self.hard_state.term {
+            let leads = matches!(
+                message.body,
+                Body::Append { .. } | Body::Heartbeat { .. } | Body::Snapshot(_)
+            );
+            let leader = leads.then_some(message.from);
+            if matches!(message.body, Body::Vote { .. }) && self.leader_is_alive(now) {
+                // A node that was cut off must not depose a leader that a majority
+                // still hears (thesis §4.2.3). It learns of the leader in time.
+                return false;
+            }
+            self.transition(now, Transition::Follower(message.term, leader));
+        }
+        true
+    }
+
+    /// Tells the sender of an outdated request about the newer term, so that a
+    /// deposed leader does not go on in the belief that it leads.
+    fn turn_down(&mut self, message: &Message) {
+        let body = match &message.body {
+            Body::Append { prev, .. } => Body::AppendReply(Err(super::Rejected {
+                rejected: prev.index,
+                hint: self.log.base(),
+            })),
+            Body::Heartbeat { round, .. } => Body::HeartbeatReply { round: *round },
+            Body::Vote { .. } => Body::VoteReply { granted: false },
+            Body::Snapshot(chunk) => Body::SnapshotReply {
+                snapshot: chunk.snapshot,
+                next_offset: chunk.offset,
+                installed: false,
+            },
+            _ => return, // An answer to what an earlier self of ours asked.
+        };
+        self.reply(message, body);
+    }
+
+    fn dispatch(&mut self, now: Time, message: Message) {
+        match message.body {
+            Body::PreVote { last } => self.handle_pre_vote(now, &message, last),
+            Body::PreVoteReply { granted } => self.handle_pre_vote_reply(now, &message, granted),
+            Body::Vote { last } => self.handle_vote(now, &message, last),
+            Body::VoteReply { granted } => self.handle_vote_reply(now, &message, granted),
+            Body::Append { .. } => self.handle_append(now, message),
+            Body::Heartbeat { commit, round } => {
+                self.handle_heartbeat(now, &message, commit, round);
+            }
+            Body::Snapshot(_) => self.handle_snapshot(now, message),
+            Body::AppendReply(reply) => self.handle_append_reply(now, message.from, reply),
+            Body::HeartbeatReply { round } => {
+                self.handle_heartbeat_reply(now, message.from, round);
+            }
+            Body::SnapshotReply {
+                snapshot,
+                next_offset,
+                installed,
+            } => {
+                self.handle_snapshot_reply(now, message.from, snapshot, next_offset, installed);
+            }
+        }
+    }
+
+    /// Lets time pass: elections, heartbeats, the check for a quorum.
+    pub fn tick(&mut self, now: Time) {
+        let before = invariants::Mark::of(self);
+        if matches!(self.role, Role::Leader(_)) {
+            self.tick_leader(now);
+        } else if now >= self.election_deadline {
+            self.campaign(now);
+        }
+        before.check_step(self);
+    }
+
+    /// When [`Raft::tick`] is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Time {
+        match &self.role {
+            Role::Leader(leader) => leader.next_deadline(),
+            _ => self.election_deadline,
+        }
+    }
+
+    /// Appends a command to the log, if this node leads. The returned name tells
+    /// later whether it was this command that was committed at that index.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; nothing was appended then.
+    pub fn propose(&mut self, payload: Payload) -> Result<EntryId, ProposeError> {
+        let Role::Leader(leader) = &mut self.role else {
+            return Err(ProposeError::NotLeader);
+        };
+        let entry = Entry {
+            id: self.log.last(),
+            payload,
+        };
+        let size = entry.size_bytes();
+        if leader.uncommitted_bytes > 0
+            && leader.uncommitted_bytes + size > limits::UNCOMMITTED_BYTES_MAX
+        {
+            return Err(ProposeError::Busy);
+        }
+        leader.uncommitted_bytes += size;
+        Ok(self.append_own(entry.payload))
+    }
+
+    /// Appends an entry of the current term.
+    pub(super) fn append_own(&mut self, payload: Payload) -> EntryId {
+        let id = EntryId {
+            term: self.hard_state.term,
+            index: self.log.last().index.next(),
+        };
+        self.log.append(Entry { id, payload });
+        id
+    }
+
+    /// Asks for the index at which a read is linearizable. Answered in
+    /// [`Ready::reads`]; a node that does not lead answers [`ReadOutcome::Lost`].
+    pub fn read(&mut self, id: ReadId) {
+        match &mut self.role {
+            Role::Leader(leader) => leader.take_read(id, self.commit_index),
+            _ => self.out.reads.push(ReadOutcome::Lost(id)),
+        }
+    }
+
+    /// The disk confirms a batch: the log up to `last`, and the hard state, if it was
+    /// part of what was written.
+    ///
+    /// The caller clamps `last` to what later truncations left of that batch (an
+    /// entry that was truncated and came back is not durable again by an old
+    /// confirmation).
+    pub fn persisted(&mut self, now: Time, hard_state: Option<HardState>, last: Index) {
+        let before = invariants::Mark::of(self);
+        if let Some(state) = hard_state {
+            assert!(
+                state.term >= self.stable_state.term,
+                "the disk confirms in order"
+            );
+            self.stable_state = state;
+            self.count_own_vote(now);
+        }
+        if self.log.confirm(last) {
+            self.maybe_commit();
+        }
+        before.check_step(self);
+    }
+
+    /// What was sent to `peer` is probably lost: its connection broke or was made anew.
+    pub fn peer_unreachable(&mut self, peer: NodeId) {
+        if let Some(progress) = self.progress_mut(peer)
+            && progress.state != super::ProgressState::Snapshot
+        {
+            progress.probe_from(Index::ZERO);
+        }
+    }
+
+    /// `peer` has lost its directory: nothing it ever confirmed counts any more.
+    pub fn peer_lost_directory(&mut self, now: Time, peer: NodeId) {
+        let next = self.log.last().index.next();
+        if let Some(progress) = self.progress_mut(peer) {
+            *progress = Progress::new(now, next);
+        }
+    }
+
+    /// A node that lost its directory has caught up, and takes part in elections again.
+    pub fn allow_voting(&mut self, now: Time) {
+        if !self.may_vote {
+            self.may_vote = true;
+            self.reset_election_timer(now);
+        }
+    }
+
+    /// Forgets the entries up to and with `upto`, which a durable snapshot contains.
+    ///
+    /// # Panics
+    /// If they are not all committed.
+    pub fn compact(&mut self, upto: Index) {
+        assert!(
+            upto <= self.commit_index,
+            "only committed entries are compacted"
+        );
+        self.log.compact(upto);
+    }
+
+    /// Takes what has to happen. New entries to be written are in [`Raft::unwritten`].
+    pub fn take_ready(&mut self, now: Time) -> Ready {
+        self.flush_leader(now);
+        if self.hard_state != self.written_state {
+            self.written_state = self.hard_state;
+            self.out.write.hard_state = Some(self.hard_state);
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// The entries that go into the same write as the last [`Ready`]; they count as
+    /// handed to the disk from now on.
+    pub fn unwritten(&mut self) -> &[Entry] {
+        self.log.take_unwritten()
+    }
+
+    /// Queues a message that speaks for nothing but the term.
+    pub(super) fn send(&mut self, to: NodeId, body: Body) {
+        let message = Message {
+            from: self.config.id,
+            to,
+            term: self.hard_state.term,
+            call: 0,
+            body,
+        };
+        self.out.messages.push(message);
+    }
+
+    /// Queues an answer that speaks for nothing but the term.
+    pub(super) fn reply(&mut self, to: &Message, body: Body) {
+        self.out.messages.push(self.answer(to, body));
+    }
+
+    /// Queues an answer that promises something durable.
+    pub(super) fn promise(&mut self, to: &Message, body: Body) {
+        self.out.promises.push(self.answer(to, body));
+    }
+
+    pub(super) fn answer(&self, to: &Message, body: Body) -> Message {
+        Message {
+            from: self.config.id,
+            to: to.from,
+            term: self.hard_state.term,
+            call: to.call,
+            body,
+        }
+    }
+
+    /// The other members.
+    pub(super) fn peers(&self) -> Vec<NodeId> {
+        self.config
+            .members
+            .iter()
+            .copied()
+            .filter(|id| *id != self.config.id)
+            .collect()
+    }
+
+    pub(super) fn voters(&self) -> usize {
+        self.config.members.len()
+    }
+
+    /// Draws a new election time-out (paper §5.2).
+    pub(super) fn reset_election_timer(&mut self, now: Time) {
+        let (min, max) = self.config.election_timeout;
+        let span = (max - min).as_nanos() as u64;
+        let mut timeout = min + Duration::from_nanos(self.rng.random_range(0..=span));
+        if self.is_pristine() && self.rank() == 0 {
+            timeout = timeout.min(super::election::FIRST_LEADER_RETRY);
+        }
+        self.election_deadline = if self.may_vote {
+            now + timeout
+        } else {
+            Time::NEVER
+        };
+    }
+
+    /// This node's place among the members.
+    pub(super) fn rank(&self) -> usize {
+        rank_of(&self.config.members, self.config.id)
+    }
+
+    /// Whether nothing has ever happened here: no term, no entry.
+    pub(super) fn is_pristine(&self) -> bool {
+        self.hard_state.term == Term::ZERO && self.log.last() == EntryId::ZERO
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.config.id
+    }
+
+    /// All members.
+    #[must_use]
+    pub fn members(&self) -> &[NodeId] {
+        &self.config.members
+    }
+
+    /// The current term.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.hard_state.term
+    }
+
+    /// The current term and vote.
+    #[must_use]
+    pub fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
+    /// Who leads the current term, as far as this node knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// Whether this node leads.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        matches!(self.role, Role::Leader(_))
+    }
+
+    /// Whether this node takes part in elections.
+    #[must_use]
+    pub fn may_vote(&self) -> bool {
+        self.may_vote
+    }
+
+    /// What this node is doing.
+    #[must_use]
+    pub fn role(&self) -> RoleName {
+        match self.role {
+            Role::Follower => RoleName::Follower,
+            Role::PreCandidate(_) => RoleName::PreCandidate,
+            Role::Candidate(_) => RoleName::Candidate,
+            Role::Leader(_) => RoleName::Leader,
+        }
+    }
+
+    /// Up to where entries are committed.
+    #[must_use]
+    pub fn commit_index(&self) -> Index {
+        self.commit_index
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// What the leader knows of its followers; empty elsewhere.
+    #[must_use]
+    pub fn followers(&self) -> Option<&BTreeMap<NodeId, Progress>> {
+        match &self.role {
+            Role::Leader(leader) => Some(&leader.followers),
+            _ => None,
+        }
+    }
+
+    pub(super) fn progress_mut(&mut self, peer: NodeId) -> Option<&mut Progress> {
+        match &mut self.role {
+            Role::Leader(leader) => leader.followers.get_mut(&peer),
+            _ => None,
+        }
+    }
+}
+
+/// The place of `id` among `members`.
+pub(super) fn rank_of(members: &[NodeId], id: NodeId) -> usize {
+    members
+        .iter()
+        .position(|member| *member == id)
+        .unwrap_or(members.len())
+}

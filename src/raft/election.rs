@@ -1,0 +1,232 @@
+//! Elections (paper §5.2, §5.4.1; pre-vote: thesis §9.6).
+
+use std::time::Duration;
+
+use log::{debug, info};
+
+use crate::raft::core::{Raft, Role, Transition, rank_of};
+use crate::raft::leader::Leader;
+use crate::raft::message::{Body, Message};
+use crate::raft::quorum::{Tally, Verdict};
+use crate::time::Time;
+use crate::types::{EntryId, NodeId, Payload, Term};
+
+/// How often the first node asks for votes while nothing has ever happened.
+pub(super) const FIRST_LEADER_RETRY: Duration = Duration::from_millis(100);
+
+/// In a cluster in which nothing has ever happened the members step up in the order
+/// of their ids: so long each leaves to the one before it. Voters hold to it too,
+/// counting from their own start, so that the first node wins as soon as there is a
+/// majority, however long some others have been waiting for one.
+const FIRST_LEADER_TURN: Duration = Duration::from_secs(1);
+
+impl Raft {
+    /// The election time-out has run out.
+    pub(super) fn campaign(&mut self, now: Time) {
+        if !self.may_vote {
+            self.election_deadline = Time::NEVER;
+        } else if self.is_pristine() && !self.is_turn_of(now, self.config.id) {
+            self.reset_election_timer(now);
+        } else {
+            self.transition(now, Transition::PreCandidate);
+        }
+    }
+
+    /// Whether it is `candidate`'s turn to become the very first leader.
+    fn is_turn_of(&self, now: Time, candidate: NodeId) -> bool {
+        let rank = rank_of(&self.config.members, candidate);
+        now >= self.started + FIRST_LEADER_TURN * u32::try_from(rank).unwrap_or(u32::MAX)
+    }
+
+    /// Assigns the role; nobody else does.
+    pub(super) fn transition(&mut self, now: Time, to: Transition) {
+        match to {
+            Transition::Follower(term, leader) => self.become_follower(now, term, leader),
+            Transition::PreCandidate => self.become_pre_candidate(now),
+            Transition::Candidate => self.become_candidate(now),
+            Transition::Leader => self.become_leader(now),
+        }
+    }
+
+    fn become_follower(&mut self, now: Time, term: Term, leader: Option<NodeId>) {
+        if let Role::Leader(old) = &mut self.role {
+            info!(target: "Raft", "stop leading: term={} new_term={term}", self.hard_state.term);
+            old.lose_reads(&mut self.out.reads);
+        }
+        if term > self.hard_state.term {
+            // The vote is of a term; the new one has none yet.
+            self.hard_state.term = term;
+            self.hard_state.voted_for = None;
+        }
+        if leader.is_some() {
+            self.leader_heard = now;
+        }
+        if self.leader != leader && leader.is_some() {
+            info!(target: "Raft", "follow leader: term={term} leader={}", leader.map_or(0, |l| l.0));
+        }
+        self.leader = leader;
+        self.role = Role::Follower;
+        self.reset_election_timer(now);
+    }
+
+    fn become_pre_candidate(&mut self, now: Time) {
+        debug!(target: "Raft", "election timeout, ask around before an election: term={}", self.hard_state.term);
+        self.leader = None;
+        let mut tally = Tally::default();
+        tally.record(self.config.id, true);
+        let won = tally.verdict(self.voters()) == Verdict::Won;
+        self.role = Role::PreCandidate(tally);
+        self.reset_election_timer(now);
+        if won {
+            return self.transition(now, Transition::Candidate);
+        }
+        let body = Body::PreVote {
+            last: self.log.last(),
+        };
+        for to in self.peers() {
+            let term = self.hard_state.term.next();
+            let message = Message {
+                from: self.config.id,
+                to,
+                term,
+                call: 0,
+                body: body.clone(),
+            };
+            self.out.messages.push(message);
+        }
+    }
+
+    fn become_candidate(&mut self, now: Time) {
+        self.hard_state.term = self.hard_state.term.next();
+        self.hard_state.voted_for = Some(self.config.id);
+        debug!(target: "Raft", "election timeout, switch to candidate and start election: term={}", self.hard_state.term);
+        self.leader = None;
+        // The own vote counts once it is on disk, like everybody else's.
+        self.role = Role::Candidate(Tally::default());
+        self.reset_election_timer(now);
+        let body = Body::Vote {
+            last: self.log.last(),
+        };
+        for to in self.peers() {
+            self.send(to, body.clone());
+        }
+    }
+
+    fn become_leader(&mut self, now: Time) {
+        // The vote stays: dropping it would let this node vote twice in this term (§5.2).
+        assert_eq!(
+            self.hard_state.voted_for,
+            Some(self.config.id),
+            "a leader voted for itself"
+        );
+        assert!(
+            matches!(self.role, Role::Candidate(_)),
+            "only a candidate wins"
+        );
+        debug!(target: "Raft", "obtain majority of votes, win the election");
+        info!(target: "Raft", "lead: term={} last={}", self.hard_state.term, self.log.last());
+        let uncommitted = self
+            .log
+            .slice(self.commit_index.next(), self.log.last().index)
+            .iter();
+        let uncommitted_bytes = uncommitted.map(crate::types::Entry::size_bytes).sum();
+        // Older entries are committed with the first entry of this term, never by
+        // counting them (§5.4.2): so there has to be one at once (§8).
+        let next = self.log.last().index.next();
+        let followers = self.peers();
+        self.role = Role::Leader(Box::new(Leader::new(
+            now,
+            &followers,
+            next,
+            uncommitted_bytes,
+        )));
+        self.leader = Some(self.config.id);
+        self.append_own(Payload::Noop);
+        self.send_round(now);
+    }
+
+    /// Whether a leader is known to have led very recently: a node that hears from it
+    /// helps nobody to depose it.
+    pub(super) fn leader_is_alive(&self, now: Time) -> bool {
+        self.is_leader()
+            || self.leader.is_some() && now < self.leader_heard + self.config.election_timeout.0
+    }
+
+    pub(super) fn handle_pre_vote(&mut self, now: Time, message: &Message, last: EntryId) {
+        let granted = self.may_vote
+            && message.term > self.hard_state.term
+            && last >= self.log.last()
+            && !self.leader_is_alive(now)
+            && (!self.is_pristine()
+                || last != EntryId::ZERO
+                || message.term > Term::ZERO.next()
+                || self.is_turn_of(now, message.from));
+        let mut reply = self.answer(message, Body::PreVoteReply { granted });
+        if granted {
+            reply.term = message.term;
+        }
+        self.out.messages.push(reply);
+    }
+
+    pub(super) fn handle_pre_vote_reply(&mut self, now: Time, message: &Message, granted: bool) {
+        let voters = self.voters();
+        let Role::PreCandidate(tally) = &mut self.role else {
+            return;
+        };
+        if granted && message.term != self.hard_state.term.next() {
+            return; // Of an earlier question.
+        }
+        tally.record(message.from, granted);
+        match tally.verdict(voters) {
+            Verdict::Won => self.transition(now, Transition::Candidate),
+            Verdict::Lost => {
+                self.transition(now, Transition::Follower(self.hard_state.term, None));
+            }
+            Verdict::Open => {}
+        }
+    }
+
+    pub(super) fn handle_vote(&mut self, now: Time, message: &Message, last: EntryId) {
+        let free = match self.hard_state.voted_for {
+            None => self.leader.is_none(),
+            Some(candidate) => candidate == message.from,
+        };
+        // "At least as up to date" (§5.4.1): EntryId compares the term first.
+        let granted = self.may_vote && free && last >= self.log.last();
+        if granted {
+            debug!(target: "Raft", "approve to vote: term={} candidate={}", self.hard_state.term, message.from.0);
+            self.hard_state.voted_for = Some(message.from);
+            self.reset_election_timer(now);
+            self.promise(message, Body::VoteReply { granted });
+        } else {
+            self.reply(message, Body::VoteReply { granted });
+        }
+    }
+
+    pub(super) fn handle_vote_reply(&mut self, now: Time, message: &Message, granted: bool) {
+        self.count_vote(now, message.from, granted);
+    }
+
+    /// The disk has confirmed a hard state: if it is that of the running election, the
+    /// own vote counts from now on.
+    pub(super) fn count_own_vote(&mut self, now: Time) {
+        if matches!(self.role, Role::Candidate(_)) && self.stable_state == self.hard_state {
+            self.count_vote(now, self.config.id, true);
+        }
+    }
+
+    fn count_vote(&mut self, now: Time, voter: NodeId, granted: bool) {
+        let voters = self.voters();
+        let Role::Candidate(tally) = &mut self.role else {
+            return;
+        };
+        tally.record(voter, granted);
+        match tally.verdict(voters) {
+            Verdict::Won => self.transition(now, Transition::Leader),
+            Verdict::Lost => {
+                self.transition(now, Transition::Follower(self.hard_state.term, None));
+            }
+            Verdict::Open => {}
+        }
+    }
+}

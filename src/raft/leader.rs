@@ -1,0 +1,343 @@
+//! What a leader does: replicate, commit, confirm reads, stay the leader
+//! (paper §5.3, §5.4; thesis §6.2, §6.4).
+
+use std::collections::BTreeMap;
+
+use log::{error, warn};
+
+use crate::limits;
+use crate::raft::core::{Raft, Role, Transition};
+use crate::raft::message::{Accepted, Body, Rejected, SnapshotChunk, SnapshotMeta};
+use crate::raft::progress::{Progress, State};
+use crate::raft::quorum;
+use crate::raft::read::{ReadId, ReadOutcome, Reads};
+use crate::time::Time;
+use crate::types::{Entry, EntryId, Index, NodeId};
+
+/// Entries that ride along with a probe, in bytes: it is repeated with every
+/// heartbeat, to a follower that may be gone.
+const PROBE_BYTES_MAX: usize = 4 << 10;
+
+/// What only a leader has.
+#[derive(Debug)]
+pub(super) struct Leader {
+    pub(super) followers: BTreeMap<NodeId, Progress>,
+    reads: Reads,
+    /// Reads that came in before the first entry of this term was committed: until
+    /// then the leader may not know what is committed (thesis §6.4).
+    early_reads: Vec<ReadId>,
+    /// The first entry of this term.
+    term_start: Index,
+    heartbeat_due: Time,
+    /// Entries that are not committed, in bytes.
+    pub(super) uncommitted_bytes: usize,
+}
+
+impl Leader {
+    pub(super) fn new(
+        now: Time,
+        followers: &[NodeId],
+        term_start: Index,
+        uncommitted_bytes: usize,
+    ) -> Leader {
+        let followers = followers
+            .iter()
+            .map(|id| (*id, Progress::new(now, term_start)));
+        Leader {
+            followers: followers.collect(),
+            reads: Reads::default(),
+            early_reads: Vec::new(),
+            term_start,
+            heartbeat_due: now,
+            uncommitted_bytes,
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Time {
+        self.heartbeat_due
+    }
+
+    pub(super) fn take_read(&mut self, id: ReadId, commit: Index) {
+        if commit < self.term_start {
+            self.early_reads.push(id);
+        } else {
+            self.reads.push(id, commit);
+        }
+    }
+
+    pub(super) fn lose_reads(&mut self, out: &mut Vec<ReadOutcome>) {
+        out.extend(self.early_reads.drain(..).map(ReadOutcome::Lost));
+        self.reads.lose_all(out);
+    }
+
+    /// The newest round that a majority, the leader with it, has answered.
+    fn round_of_majority(&self) -> u64 {
+        let mut rounds: Vec<u64> = self.followers.values().map(|p| p.round).collect();
+        rounds.push(self.reads.sent());
+        quorum::reached_by_majority(&mut rounds)
+    }
+
+    /// When a majority, the leader with it, was last heard of.
+    fn majority_heard(&self, now: Time) -> Time {
+        let mut heard: Vec<Time> = self.followers.values().map(|p| p.heard).collect();
+        heard.push(now);
+        quorum::reached_by_majority(&mut heard)
+    }
+}
+
+impl Raft {
+    pub(super) fn tick_leader(&mut self, now: Time) {
+        let (patience_min, patience) = self.config.election_timeout;
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        if now < leader.heartbeat_due {
+            return;
+        }
+        if leader.majority_heard(now) + patience < now {
+            // Others may have elected somebody else by now (thesis §6.2).
+            warn!(target: "Raft", "no majority heard, step down: term={}", self.hard_state.term);
+            return self.transition(now, Transition::Follower(self.hard_state.term, None));
+        }
+        for progress in leader.followers.values_mut() {
+            match progress.state {
+                State::Probe { .. } => progress.state = State::Probe { sent: false },
+                State::Replicate if progress.stalled_since(now - patience_min) => {
+                    progress.probe_from(Index::ZERO);
+                }
+                State::Replicate | State::Snapshot => {}
+            }
+        }
+        self.send_round(now);
+    }
+
+    /// Sends a heartbeat to everyone: it keeps the followers from campaigning, tells
+    /// them what is committed, and confirms the reads that came in before it.
+    pub(super) fn send_round(&mut self, now: Time) {
+        let commit_index = self.commit_index;
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        leader.heartbeat_due = now + self.config.heartbeat;
+        let round = leader.reads.begin_round();
+        let known: Vec<(NodeId, Index)> = leader
+            .followers
+            .iter()
+            .map(|(id, p)| (*id, p.match_index))
+            .collect();
+        for (to, match_index) in known {
+            // Where the follower's log ends in a dead leader's tail, its entries up to
+            // the commit index are not ours yet: only what is known to match counts.
+            let commit = commit_index.min(match_index);
+            self.send(to, Body::Heartbeat { commit, round });
+        }
+        self.confirm_rounds(); // A cluster of one is its own majority.
+    }
+
+    fn confirm_rounds(&mut self) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let round = leader.round_of_majority();
+        leader.reads.confirm(round, &mut self.out.reads);
+    }
+
+    pub(super) fn handle_heartbeat_reply(&mut self, now: Time, from: NodeId, round: u64) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let Some(progress) = leader.followers.get_mut(&from) else {
+            return;
+        };
+        if round > leader.reads.sent() {
+            error!(target: "Raft", "answer to a round that was never sent: from={from} round={round}");
+            return;
+        }
+        progress.heard = now;
+        progress.round = progress.round.max(round);
+        self.confirm_rounds();
+    }
+
+    /// Sends what waits to be sent: one AppendEntries for all proposals of a batch, one
+    /// round for all its reads.
+    pub(super) fn flush_leader(&mut self, now: Time) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        let behind: Vec<NodeId> = leader.followers.keys().copied().collect();
+        if leader.reads.wants_round() {
+            self.send_round(now);
+        }
+        for to in behind {
+            while self.send_append(now, to) {}
+        }
+    }
+
+    /// Sends the next entries to `to`; returns whether there might be more to send.
+    fn send_append(&mut self, now: Time, to: NodeId) -> bool {
+        let Role::Leader(leader) = &mut self.role else {
+            return false;
+        };
+        let Some(progress) = leader.followers.get_mut(&to) else {
+            return false;
+        };
+        let last = self.log.last().index;
+        let probing = matches!(progress.state, State::Probe { .. });
+        if !progress.may_send() || (!probing && progress.next_index > last) {
+            return false;
+        }
+        let prev = progress.next_index.prev();
+        let Some(prev_term) = self.log.term_at(prev) else {
+            progress.await_snapshot();
+            self.out.snapshots_wanted.push(to);
+            return false;
+        };
+        let batch = if !probing {
+            self.log
+                .batch(progress.next_index, limits::APPEND_BYTES_MAX)
+        } else if progress.next_index <= last
+            && self.log.slice(progress.next_index, last)[0].size_bytes() <= PROBE_BYTES_MAX
+        {
+            self.log.batch(progress.next_index, PROBE_BYTES_MAX)
+        } else {
+            &[]
+        };
+        let end = batch.last().map_or(prev, |entry| entry.id.index);
+        progress.sent(now, end, batch.iter().map(Entry::size_bytes).sum());
+        let body = Body::Append {
+            prev: EntryId {
+                term: prev_term,
+                index: prev,
+            },
+            entries: batch.to_vec(),
+            commit: self.commit_index,
+        };
+        self.send(to, body);
+        !probing
+    }
+
+    pub(super) fn handle_append_reply(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        reply: Result<Accepted, Rejected>,
+    ) {
+        let last = self.log.last().index;
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let Some(progress) = leader.followers.get_mut(&from) else {
+            return;
+        };
+        progress.heard = now;
+        match reply {
+            Ok(Accepted { match_index }) if match_index > last => {
+                error!(target: "Raft", "a follower confirms what was never sent: from={from} index={match_index} last={last}");
+            }
+            Ok(Accepted { match_index }) => {
+                if progress.accepted(now, match_index) {
+                    self.maybe_commit();
+                }
+            }
+            Err(rejected) => Self::handle_rejected(&self.log, progress, rejected),
+        }
+    }
+
+    /// The follower has something else at `rejected`: looks for where the logs part,
+    /// whole terms at a time (paper §5.3, end).
+    fn handle_rejected(log: &super::Log, progress: &mut Progress, reply: Rejected) {
+        let late = match progress.state {
+            State::Probe { .. } => reply.rejected != progress.next_index.prev(),
+            State::Replicate => reply.rejected <= progress.match_index,
+            State::Snapshot => true,
+        };
+        if late {
+            return;
+        }
+        let hint = reply.hint;
+        let next = if hint.index < log.base().index {
+            hint.index.next()
+        } else {
+            // Nothing at or above our base can match: what can is compacted.
+            log.match_hint(hint.index, hint.term)
+                .map_or(log.base().index, |at| at.index.next())
+        };
+        progress.probe_from(next.min(reply.rejected));
+    }
+
+    /// Commits what a majority holds on disk, if its last entry is of our own term.
+    ///
+    /// An older entry can sit on a majority and still be overwritten by a later leader
+    /// (paper §5.4.2, Figure 8), so it is never committed by counting: it becomes
+    /// committed with the first entry of our term that is.
+    pub(super) fn maybe_commit(&mut self) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let mut matched: Vec<Index> = leader.followers.values().map(|p| p.match_index).collect();
+        matched.push(self.log.stable()); // Ours counts once it is on disk, not before.
+        let index = quorum::committed_by_majority(&mut matched);
+        if index <= self.commit_index || self.log.term_at(index) != Some(self.hard_state.term) {
+            return;
+        }
+        let committed = self.log.slice(self.commit_index.next(), index).iter();
+        leader.uncommitted_bytes -= committed.map(Entry::size_bytes).sum::<usize>();
+        self.commit_index = index;
+        for id in leader.early_reads.drain(..) {
+            leader.reads.push(id, index);
+        }
+    }
+
+    /// Sends a piece of a snapshot, if `to` still waits for one.
+    pub fn send_snapshot_chunk(&mut self, to: NodeId, chunk: SnapshotChunk) {
+        if self.awaits_snapshot(to) {
+            self.send(to, Body::Snapshot(chunk));
+        }
+    }
+
+    /// Whether `to` is being sent a snapshot.
+    #[must_use]
+    pub fn awaits_snapshot(&self, to: NodeId) -> bool {
+        self.followers()
+            .and_then(|followers| followers.get(&to))
+            .is_some_and(|progress| progress.state == State::Snapshot)
+    }
+
+    /// The snapshot for `to` can't be sent, or another would serve better: asks the
+    /// follower anew where it stands.
+    pub fn give_up_snapshot(&mut self, to: NodeId) {
+        if self.awaits_snapshot(to)
+            && let Some(progress) = self.progress_mut(to)
+        {
+            progress.probe_from(Index::ZERO);
+        }
+    }
+
+    pub(super) fn handle_snapshot_reply(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        snapshot: SnapshotMeta,
+        next_offset: u64,
+        installed: bool,
+    ) {
+        let last = self.log.last().index;
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let Some(progress) = leader.followers.get_mut(&from) else {
+            return;
+        };
+        progress.heard = now;
+        if progress.state != State::Snapshot || snapshot.last.index > last {
+            return;
+        }
+        if !installed {
+            self.out.chunk_replies.push((from, snapshot, next_offset));
+        } else if progress.accepted(now, snapshot.last.index) {
+            self.maybe_commit();
+        } else {
+            progress.probe_from(Index::ZERO);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What nodes say to each other, and what each message proves.
+
+use bytes::Bytes;
+
+use crate::types::{Entry, EntryId, Index, NodeId, Term};
+
+/// A message between two nodes of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Who says it.
+    pub from: NodeId,
+    /// To whom.
+    pub to: NodeId,
+    /// The sender's term; for a [`Body::PreVote`] and its granted answer the term
+    /// that the candidate would campaign for.
+    pub term: Term,
+    /// Names the call on its connection; an answer repeats it. Means nothing to Raft.
+    pub call: u64,
+    /// What is said.
+    pub body: Body,
+}
+
+/// The content of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Would you vote for me? Changes nothing on either side (thesis §9.6).
+    PreVote {
+        /// The end of the candidate's log.
+        last: EntryId,
+    },
+    /// A refusal carries the refuser's own term, from which a candidate that fell
+    /// behind learns that it has; else a node with a higher term and a shorter log
+    /// would keep the cluster from ever electing anyone.
+    PreVoteReply {
+        /// Whether the vote would be granted.
+        granted: bool,
+    },
+    /// Vote for me in this term (paper §5.2). Its term and the candidate's own vote
+    /// are on the candidate's disk.
+    Vote {
+        /// The end of the candidate's log.
+        last: EntryId,
+    },
+    /// A granted vote is on the voter's disk.
+    VoteReply {
+        /// Whether the vote is granted.
+        granted: bool,
+    },
+    /// Entries that follow `prev` in the leader's log (paper §5.3). They need not be
+    /// on the leader's own disk yet.
+    Append {
+        /// The entry before the first of `entries`.
+        prev: EntryId,
+        /// The entries, contiguous; empty in a probe.
+        entries: Vec<Entry>,
+        /// The leader's commit index.
+        commit: Index,
+    },
+    /// The answer to an [`Body::Append`].
+    AppendReply(Result<Accepted, Rejected>),
+    /// I lead this term. Says nothing about the log, so that it never has to wait for
+    /// a disk.
+    Heartbeat {
+        /// The leader's commit index, as far as the follower's log is known to match.
+        commit: Index,
+        /// Numbers the rounds of a term; see [`crate::raft::read`].
+        round: u64,
+    },
+    /// At the time of this answer the follower knew of no later term: so nobody else
+    /// could have led when the round was sent.
+    HeartbeatReply {
+        /// The round that is answered.
+        round: u64,
+    },
+    /// A piece of a snapshot, for a follower whose next entry is compacted (paper §7).
+    Snapshot(SnapshotChunk),
+    /// The answer to a [`Body::Snapshot`].
+    SnapshotReply {
+        /// The snapshot that the follower means.
+        snapshot: SnapshotMeta,
+        /// Where the follower wants the next chunk to begin.
+        next_offset: u64,
+        /// The follower's state is the snapshot's or later, and on its disk.
+        installed: bool,
+    },
+}
+
+impl Body {
+    /// Whether this goes out as a call of its own, rather than as the answer to one.
+    #[must_use]
+    pub fn is_request(&self) -> bool {
+        match self {
+            Body::PreVote { .. }
+            | Body::Vote { .. }
+            | Body::Append { .. }
+            | Body::Heartbeat { .. }
+            | Body::Snapshot(_) => true,
+            Body::PreVoteReply { .. }
+            | Body::VoteReply { .. }
+            | Body::AppendReply(_)
+            | Body::HeartbeatReply { .. }
+            | Body::SnapshotReply { .. } => false,
+        }
+    }
+}
+
+/// An [`Body::Append`] was taken.
+///
+/// `match_index` is what the request proved equal, not the end of the follower's
+/// log: its tail may still conflict with the leader's. All up to there is on the
+/// follower's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Up to where the logs are equal.
+    pub match_index: Index,
+}
+
+/// An [`Body::Append`] was refused: the follower has another entry, or none, at
+/// `prev`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// The refused `prev.index`; tells late refusals from current ones.
+    pub rejected: Index,
+    /// The follower's last entry at or before `prev` whose term is not above
+    /// `prev.term`: nothing behind it can match, so the leader looks no higher.
+    pub hint: EntryId,
+}
+
+/// Names a snapshot. Two files with the same name hold the same bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotMeta {
+    /// The last entry whose effect it contains.
+    pub last: EntryId,
+    /// CRC-32 of the whole file.
+    pub checksum: u32,
+    /// Its length in bytes.
+    pub total_bytes: u64,
+}
+
+/// A piece of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotChunk {
+    /// Which snapshot.
+    pub snapshot: SnapshotMeta,
+    /// Where `data` begins.
+    pub offset: u64,
+    /// The bytes.
+    pub data: Bytes,
+}

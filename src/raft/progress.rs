@@ -1,0 +1,146 @@
+//! What a leader knows of one follower, and how much it may send (paper §5.3).
+//!
+//! *Probe*: where the logs part is not known; one message at a time. *Replicate*:
+//! the logs match up to `match_index`, messages are pipelined within a window of
+//! bytes. *Snapshot*: what the follower needs next is compacted.
+
+use std::collections::VecDeque;
+
+use crate::limits;
+use crate::time::Time;
+use crate::types::Index;
+
+/// How a follower is being served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// One message at a time, until one is accepted.
+    Probe {
+        /// Whether that message is on its way.
+        sent: bool,
+    },
+    /// Messages are pipelined.
+    Replicate,
+    /// It gets a snapshot.
+    Snapshot,
+}
+
+/// One AppendEntries on its way.
+#[derive(Clone, Copy, Debug)]
+struct Inflight {
+    last: Index,
+    bytes: usize,
+}
+
+/// What the leader knows of one follower.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// The logs are equal up to here, on the follower's disk.
+    pub match_index: Index,
+    /// The next entry to send.
+    pub next_index: Index,
+    /// How it is being served.
+    pub state: State,
+    /// When it was last heard of, in this term.
+    pub heard: Time,
+    /// The newest heartbeat round it has answered.
+    pub round: u64,
+    /// When `match_index` last moved, or the pipeline was empty.
+    pub moved: Time,
+    inflight: VecDeque<Inflight>,
+    inflight_bytes: usize,
+}
+
+impl Progress {
+    /// A follower of which a new leader knows nothing yet.
+    #[must_use]
+    pub fn new(now: Time, next_index: Index) -> Progress {
+        Progress {
+            match_index: Index::ZERO,
+            next_index,
+            state: State::Probe { sent: false },
+            heard: now,
+            round: 0,
+            moved: now,
+            inflight: VecDeque::new(),
+            inflight_bytes: 0,
+        }
+    }
+
+    /// Whether another AppendEntries may be sent now. A window always admits one
+    /// message, however large.
+    #[must_use]
+    pub fn may_send(&self) -> bool {
+        match self.state {
+            State::Probe { sent } => !sent,
+            State::Replicate => {
+                self.inflight.len() < limits::INFLIGHT_MESSAGES_MAX
+                    && self.inflight_bytes < limits::INFLIGHT_BYTES_MAX
+            }
+            State::Snapshot => false,
+        }
+    }
+
+    /// An AppendEntries up to `last` was sent.
+    pub fn sent(&mut self, now: Time, last: Index, bytes: usize) {
+        match &mut self.state {
+            State::Probe { sent } => *sent = true,
+            State::Replicate => {
+                if bytes > 0 {
+                    if self.inflight.is_empty() {
+                        self.moved = now;
+                    }
+                    self.inflight.push_back(Inflight { last, bytes });
+                    self.inflight_bytes += bytes;
+                }
+                self.next_index = last.next();
+            }
+            State::Snapshot => unreachable!("no entries are sent beside a snapshot"),
+        }
+    }
+
+    /// The follower confirms all up to `index`; returns whether that is news.
+    pub fn accepted(&mut self, now: Time, index: Index) -> bool {
+        while self.inflight.front().is_some_and(|sent| sent.last <= index) {
+            self.inflight_bytes -= self.inflight.pop_front().expect("there is a front").bytes;
+        }
+        let news = index > self.match_index;
+        if news {
+            self.match_index = index;
+            self.moved = now;
+        }
+        self.next_index = self.next_index.max(index.next());
+        // A probe that is answered has found where the logs meet. A snapshot ends the
+        // same way when the follower turns out to have what it needs.
+        if self.state != State::Replicate && (news || matches!(self.state, State::Probe { .. })) {
+            self.state = State::Replicate;
+            self.next_index = self.match_index.next();
+            self.clear_window();
+        }
+        news
+    }
+
+    /// Where the logs part is not known any more, for instance because messages were
+    /// lost: asks again from `next`.
+    pub fn probe_from(&mut self, next: Index) {
+        self.state = State::Probe { sent: false };
+        self.next_index = next.max(self.match_index.next());
+        self.clear_window();
+    }
+
+    /// It needs a snapshot.
+    pub fn await_snapshot(&mut self) {
+        self.state = State::Snapshot;
+        self.clear_window();
+    }
+
+    /// Whether messages are on their way that nobody has answered since `deadline`.
+    #[must_use]
+    pub fn stalled_since(&self, deadline: Time) -> bool {
+        self.state == State::Replicate && !self.inflight.is_empty() && self.moved < deadline
+    }
+
+    fn clear_window(&mut self) {
+        self.inflight.clear();
+        self.inflight_bytes = 0;
+    }
+}

@@ -1,0 +1,38 @@
+//! What has to happen after a step.
+
+use crate::raft::message::{Message, SnapshotChunk, SnapshotMeta};
+use crate::raft::read::ReadOutcome;
+use crate::types::{EntryId, HardState, Index, NodeId};
+
+/// What has to be written, as one batch. The entries are [`super::Raft::unwritten`].
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Write {
+    /// The new term and vote, if they changed.
+    pub hard_state: Option<HardState>,
+    /// Entries from here on are void; comes before new ones.
+    pub truncate_from: Option<Index>,
+    /// The log was replaced by the emptiness behind this snapshot.
+    pub reset_to: Option<EntryId>,
+}
+
+/// What has to happen after a step. Whoever takes it apart does so by name, so that
+/// a new field does not compile until it has a place.
+#[derive(Debug, Default)]
+pub struct Ready {
+    /// What has to be written.
+    pub write: Write,
+    /// Messages that speak for nothing but the term: they may leave as soon as that
+    /// is on disk, which it mostly is long since.
+    pub messages: Vec<Message>,
+    /// Messages that promise something durable: they wait until `write`, and all
+    /// before it, is on disk.
+    pub promises: Vec<Message>,
+    /// Reads that may be answered, and reads that can't.
+    pub reads: Vec<ReadOutcome>,
+    /// Followers that need a snapshot.
+    pub snapshots_wanted: Vec<NodeId>,
+    /// Pieces of a snapshot that the leader sent, with the call to answer.
+    pub chunks: Vec<(Message, SnapshotChunk)>,
+    /// Answers of followers that are being sent a snapshot.
+    pub chunk_replies: Vec<(NodeId, SnapshotMeta, u64)>,
+}

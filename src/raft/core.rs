@@ -117,6 +117,8 @@ pub struct Raft {
     pub(super) election_deadline: Time,
     pub(super) rng: StdRng,
     pub(super) may_vote: bool,
+    /// What the leader of this term last said is committed, here or not.
+    pub(super) leader_commit: Index,
     pub(super) out: Ready,
 }
 
@@ -145,6 +147,7 @@ impl Raft {
         let rng = StdRng::seed_from_u64(config.seed);
         let mut raft = Raft {
             may_vote: !config.lost_directory,
+            leader_commit: Index::ZERO,
             written_state: hard_state,
             stable_state: hard_state,
             hard_state,
@@ -161,6 +164,16 @@ impl Raft {
         };
         raft.reset_election_timer(now);
         raft
+    }
+
+    /// A snapshot on disk, which reaches into the log, proves that all up to `index` is
+    /// committed. For use at the start.
+    ///
+    /// # Panics
+    /// If the log does not reach that far.
+    pub fn restore_commit(&mut self, index: Index) {
+        assert!(index <= self.log.last().index, "a snapshot ends in the log");
+        self.commit_index = self.commit_index.max(index);
     }
 
     /// Takes in a message of a member.
@@ -511,6 +524,12 @@ impl Raft {
     #[must_use]
     pub fn commit_index(&self) -> Index {
         self.commit_index
+    }
+
+    /// What the leader of this term last said is committed; this node may not have it.
+    #[must_use]
+    pub fn leader_commit(&self) -> Index {
+        self.leader_commit
     }
 
     /// The log.

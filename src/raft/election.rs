@@ -9,7 +9,7 @@ use crate::raft::leader::Leader;
 use crate::raft::message::{Body, Message};
 use crate::raft::quorum::{Tally, Verdict};
 use crate::time::Time;
-use crate::types::{EntryId, NodeId, Payload, Term};
+use crate::types::{EntryId, Index, NodeId, Payload, Term};
 
 /// How often the first node asks for votes while nothing has ever happened.
 pub(super) const FIRST_LEADER_RETRY: Duration = Duration::from_millis(100);
@@ -57,6 +57,7 @@ impl Raft {
             // The vote is of a term; the new one has none yet.
             self.hard_state.term = term;
             self.hard_state.voted_for = None;
+            self.leader_commit = Index::ZERO;
         }
         if leader.is_some() {
             self.leader_heard = now;

@@ -21,4 +21,6 @@ pub mod types;
 pub mod disk;
 pub mod mem;
 pub mod pb;
+
+pub mod kv;
 pub mod raft;

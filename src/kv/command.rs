@@ -1,0 +1,458 @@
+//! The replicated command and its bytes in the log.
+//!
+//! The bytes are a contract: they lie in logs on disks and go between nodes of
+//! different builds. All numbers are little-endian:
+//!
+//! | field | bytes | |
+//! |---|---|---|
+//! | version | 1 | 1 |
+//! | opcode | 1 | 1 open session, 2 put, 3 update, 4 remove; others are free for later operations |
+//! | *open session:* client | 16 | |
+//! | *writes:* identity | 1 | 0 none, 1 implicit, 2 session |
+//! | *implicit:* client, sequence | 16 + 8 | |
+//! | *session:* session, sequence, acked below | 8 + 8 + 8 | |
+//! | *writes:* key length, key | 4 + n | 1 to [`limits::KEY_BYTES_MAX`] |
+//! | *put, update:* value length, value | 4 + n | up to [`limits::VALUE_BYTES_MAX`] |
+//!
+//! Nothing may follow. What does not decode is answered with
+//! [`Outcome::Malformed`](super::Outcome::Malformed), by every replica alike.
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::codec::Reader;
+use crate::limits;
+use crate::mem::Buffer;
+
+const VERSION: u8 = 1;
+
+const OP_OPEN_SESSION: u8 = 1;
+const OP_PUT: u8 = 2;
+const OP_UPDATE: u8 = 3;
+const OP_REMOVE: u8 = 4;
+
+const IDENTITY_NONE: u8 = 0;
+const IDENTITY_IMPLICIT: u8 = 1;
+const IDENTITY_SESSION: u8 = 2;
+
+/// Version, opcode, the longest identity and two lengths.
+const FIXED_BYTES_MAX: usize = 2 + 1 + 24 + 4 + 4;
+
+const _: () = assert!(
+    FIXED_BYTES_MAX <= limits::COMMAND_OVERHEAD_BYTES,
+    "a command costs no more than the log and the frames reckon with"
+);
+
+/// The space of names in which client texts that are no UUIDs are hashed.
+const CLIENT_NAMESPACE: Uuid = Uuid::from_u128(0x57d3_9f0e_6a41_4c1b_8f5e_2b90_7c6d_1a34);
+
+/// Names a client: 128 bits, whatever text it calls itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u128);
+
+impl ClientId {
+    /// The id for the text of a request. A hyphenated UUID of 36 characters stands
+    /// for its own bits; any other text for a hash of it (UUID version 5, RFC 9562
+    /// §5.5), so that two texts meet only by an accident of 122 bits.
+    #[must_use]
+    pub fn from_text(text: &str) -> ClientId {
+        let canonical = (text.len() == 36)
+            .then(|| Uuid::try_parse(text).ok())
+            .flatten();
+        let uuid = canonical.unwrap_or_else(|| Uuid::new_v5(&CLIENT_NAMESPACE, text.as_bytes()));
+        ClientId(uuid.as_u128())
+    }
+}
+
+/// What tells a repeated write from a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Identity {
+    /// Nothing: each arrival is a write of its own.
+    None,
+    /// The client's text and the number of the call; remembered for a stated
+    /// stretch of the log.
+    Implicit {
+        /// Who writes.
+        client: ClientId,
+        /// The call's number.
+        sequence: u64,
+    },
+    /// A write of a session that was opened through the log.
+    Session {
+        /// The session's id: the log index of the entry that opened it.
+        session: u64,
+        /// The write's number within it, from 1 on.
+        sequence: u64,
+        /// The client has the answers of all writes below this number.
+        acked_below: u64,
+    },
+}
+
+/// A change of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteOp {
+    /// Inserts; the key must be new.
+    Put {
+        /// 1 to [`limits::KEY_BYTES_MAX`] bytes.
+        key: Bytes,
+        /// Up to [`limits::VALUE_BYTES_MAX`] bytes.
+        value: Bytes,
+    },
+    /// Inserts or overwrites.
+    Update {
+        /// 1 to [`limits::KEY_BYTES_MAX`] bytes.
+        key: Bytes,
+        /// Up to [`limits::VALUE_BYTES_MAX`] bytes.
+        value: Bytes,
+    },
+    /// Removes; the key must exist.
+    Remove {
+        /// 1 to [`limits::KEY_BYTES_MAX`] bytes.
+        key: Bytes,
+    },
+}
+
+impl WriteOp {
+    /// The key that it changes.
+    #[must_use]
+    pub fn key(&self) -> &Bytes {
+        match self {
+            WriteOp::Put { key, .. } | WriteOp::Update { key, .. } | WriteOp::Remove { key } => key,
+        }
+    }
+}
+
+/// What a log entry asks the state machine to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Opens an explicit session.
+    OpenSession {
+        /// Who asked.
+        client: ClientId,
+    },
+    /// Changes the store, once for each identity.
+    Write {
+        /// What tells it from its own repetition.
+        identity: Identity,
+        /// The change.
+        op: WriteOp,
+    },
+}
+
+/// Why bytes are not a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Written by a newer build, or not a command at all.
+    #[error("unknown command version {0}")]
+    Version(u8),
+    /// The operation is not known here.
+    #[error("unknown command opcode {0}")]
+    Opcode(u8),
+    /// The identity's kind is not known here.
+    #[error("unknown identity kind {0}")]
+    Identity(u8),
+    /// The key is empty or too long.
+    #[error("key of {0} bytes")]
+    KeyLength(usize),
+    /// The value is too long.
+    #[error("value of {0} bytes")]
+    ValueLength(usize),
+    /// The bytes end too early.
+    #[error("command ends too early")]
+    Truncated,
+    /// Bytes follow the command.
+    #[error("bytes behind the command")]
+    TrailingBytes,
+}
+
+impl Command {
+    /// The command's bytes: at most [`limits::COMMAND_OVERHEAD_BYTES`] more than
+    /// its key and value.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        match self {
+            Command::OpenSession { client } => {
+                let mut buffer = Buffer::with_capacity(FIXED_BYTES_MAX);
+                buffer.extend_from_slice(&[VERSION, OP_OPEN_SESSION]);
+                buffer.extend_from_slice(&client.0.to_le_bytes());
+                buffer.freeze()
+            }
+            Command::Write { identity, op } => encode_write(identity, op),
+        }
+    }
+
+    /// Reads a command; its key and value share the memory of `bytes`.
+    ///
+    /// # Errors
+    /// Whatever is not exactly one command of a known version within the limits.
+    pub fn decode(bytes: &Bytes) -> Result<Command, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let version = reader.u8().ok_or(DecodeError::Truncated)?;
+        if version != VERSION {
+            return Err(DecodeError::Version(version));
+        }
+        let opcode = reader.u8().ok_or(DecodeError::Truncated)?;
+        let command = match opcode {
+            OP_OPEN_SESSION => Command::OpenSession {
+                client: ClientId(reader.u128().ok_or(DecodeError::Truncated)?),
+            },
+            OP_PUT | OP_UPDATE | OP_REMOVE => {
+                let identity = decode_identity(&mut reader)?;
+                let key = decode_key(&mut reader, bytes)?;
+                let op = match opcode {
+                    OP_REMOVE => WriteOp::Remove { key },
+                    OP_PUT => WriteOp::Put {
+                        key,
+                        value: decode_value(&mut reader, bytes)?,
+                    },
+                    _ => WriteOp::Update {
+                        key,
+                        value: decode_value(&mut reader, bytes)?,
+                    },
+                };
+                Command::Write { identity, op }
+            }
+            _ => return Err(DecodeError::Opcode(opcode)),
+        };
+        if !reader.is_at_end() {
+            return Err(DecodeError::TrailingBytes);
+        }
+        Ok(command)
+    }
+}
+
+fn encode_write(identity: &Identity, op: &WriteOp) -> Bytes {
+    let (opcode, key, value) = match op {
+        WriteOp::Put { key, value } => (OP_PUT, key, Some(value)),
+        WriteOp::Update { key, value } => (OP_UPDATE, key, Some(value)),
+        WriteOp::Remove { key } => (OP_REMOVE, key, None),
+    };
+    let mut buffer =
+        Buffer::with_capacity(FIXED_BYTES_MAX + key.len() + value.map_or(0, Bytes::len));
+    buffer.extend_from_slice(&[VERSION, opcode]);
+    match *identity {
+        Identity::None => buffer.extend_from_slice(&[IDENTITY_NONE]),
+        Identity::Implicit { client, sequence } => {
+            buffer.extend_from_slice(&[IDENTITY_IMPLICIT]);
+            buffer.extend_from_slice(&client.0.to_le_bytes());
+            buffer.extend_from_slice(&sequence.to_le_bytes());
+        }
+        Identity::Session {
+            session,
+            sequence,
+            acked_below,
+        } => {
+            buffer.extend_from_slice(&[IDENTITY_SESSION]);
+            buffer.extend_from_slice(&session.to_le_bytes());
+            buffer.extend_from_slice(&sequence.to_le_bytes());
+            buffer.extend_from_slice(&acked_below.to_le_bytes());
+        }
+    }
+    for bytes in std::iter::once(key).chain(value) {
+        let len = u32::try_from(bytes.len()).expect("keys and values are within the limits");
+        buffer.extend_from_slice(&len.to_le_bytes());
+        buffer.extend_from_slice(bytes);
+    }
+    buffer.freeze()
+}
+
+fn decode_identity(reader: &mut Reader<'_>) -> Result<Identity, DecodeError> {
+    let kind = reader.u8().ok_or(DecodeError::Truncated)?;
+    let identity = match kind {
+        IDENTITY_NONE => Some(Identity::None),
+        IDENTITY_IMPLICIT => read_implicit(reader),
+        IDENTITY_SESSION => read_session(reader),
+        _ => return Err(DecodeError::Identity(kind)),
+    };
+    identity.ok_or(DecodeError::Truncated)
+}
+
+fn read_implicit(reader: &mut Reader<'_>) -> Option<Identity> {
+    Some(Identity::Implicit {
+        client: ClientId(reader.u128()?),
+        sequence: reader.u64()?,
+    })
+}
+
+fn read_session(reader: &mut Reader<'_>) -> Option<Identity> {
+    Some(Identity::Session {
+        session: reader.u64()?,
+        sequence: reader.u64()?,
+        acked_below: reader.u64()?,
+    })
+}
+
+fn decode_key(reader: &mut Reader<'_>, bytes: &Bytes) -> Result<Bytes, DecodeError> {
+    let len = reader.len32().ok_or(DecodeError::Truncated)?;
+    if len == 0 || len > limits::KEY_BYTES_MAX {
+        return Err(DecodeError::KeyLength(len));
+    }
+    take_shared(reader, bytes, len)
+}
+
+fn decode_value(reader: &mut Reader<'_>, bytes: &Bytes) -> Result<Bytes, DecodeError> {
+    let len = reader.len32().ok_or(DecodeError::Truncated)?;
+    if len > limits::VALUE_BYTES_MAX {
+        return Err(DecodeError::ValueLength(len));
+    }
+    take_shared(reader, bytes, len)
+}
+
+fn take_shared(reader: &mut Reader<'_>, bytes: &Bytes, len: usize) -> Result<Bytes, DecodeError> {
+    let start = reader.position();
+    reader.take(len).ok_or(DecodeError::Truncated)?;
+    Ok(bytes.slice(start..start + len))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn identity() -> impl Strategy<Value = Identity> {
+        prop_oneof![
+            Just(Identity::None),
+            any::<(u128, u64)>().prop_map(|(client, sequence)| Identity::Implicit {
+                client: ClientId(client),
+                sequence
+            }),
+            any::<(u64, u64, u64)>().prop_map(|(session, sequence, acked_below)| {
+                Identity::Session {
+                    session,
+                    sequence,
+                    acked_below,
+                }
+            }),
+        ]
+    }
+
+    fn command() -> impl Strategy<Value = Command> {
+        let key = || prop::collection::vec(any::<u8>(), 1..40).prop_map(Bytes::from);
+        let value = || prop::collection::vec(any::<u8>(), 0..80).prop_map(Bytes::from);
+        let op = prop_oneof![
+            (key(), value()).prop_map(|(key, value)| WriteOp::Put { key, value }),
+            (key(), value()).prop_map(|(key, value)| WriteOp::Update { key, value }),
+            key().prop_map(|key| WriteOp::Remove { key }),
+        ];
+        prop_oneof![
+            any::<u128>().prop_map(|client| Command::OpenSession {
+                client: ClientId(client)
+            }),
+            (identity(), op).prop_map(|(identity, op)| Command::Write { identity, op }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn decoding_gives_back_what_was_encoded(command in command()) {
+            let bytes = command.encode();
+            if let Command::Write { op, .. } = &command {
+                let value_bytes = match op {
+                    WriteOp::Put { value, .. } | WriteOp::Update { value, .. } => value.len(),
+                    WriteOp::Remove { .. } => 0,
+                };
+                let payload_bytes = op.key().len() + value_bytes;
+                prop_assert!(bytes.len() <= payload_bytes + limits::COMMAND_OVERHEAD_BYTES);
+            }
+            prop_assert_eq!(Command::decode(&bytes), Ok(command));
+        }
+
+        #[test]
+        fn every_cut_and_every_trailing_byte_is_refused(command in command()) {
+            let bytes = command.encode();
+            for len in 0..bytes.len() {
+                prop_assert!(Command::decode(&bytes.slice(..len)).is_err());
+            }
+            let mut longer = bytes.to_vec();
+            longer.push(0);
+            prop_assert_eq!(
+                Command::decode(&Bytes::from(longer)),
+                Err(DecodeError::TrailingBytes)
+            );
+        }
+
+        #[test]
+        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), op in 0u8..6) {
+            let _ = Command::decode(&Bytes::from(bytes.clone()));
+            let mut plausible = vec![VERSION, op];
+            plausible.extend_from_slice(&bytes);
+            let _ = Command::decode(&Bytes::from(plausible));
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_version_1_never_change() {
+        let command = Command::Write {
+            identity: Identity::Session {
+                session: 7,
+                sequence: 0x0102,
+                acked_below: 3,
+            },
+            op: WriteOp::Put {
+                key: Bytes::from_static(b"k"),
+                value: Bytes::from_static(b"vv"),
+            },
+        };
+        let expected = [
+            1, 2, 2, 7, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 1, 0,
+            0, 0, b'k', 2, 0, 0, 0, b'v', b'v',
+        ];
+        assert_eq!(command.encode().as_ref(), expected);
+    }
+
+    #[test]
+    fn unknown_versions_opcodes_and_lengths_are_told_apart() {
+        let decode = |bytes: &[u8]| Command::decode(&Bytes::copy_from_slice(bytes));
+        assert_eq!(decode(&[]), Err(DecodeError::Truncated));
+        assert_eq!(decode(&[2, 1]), Err(DecodeError::Version(2)));
+        assert_eq!(decode(&[1, 99]), Err(DecodeError::Opcode(99)));
+        assert_eq!(decode(&[1, 4, 9]), Err(DecodeError::Identity(9)));
+        assert_eq!(
+            decode(&[1, 4, 0, 0, 0, 0, 0]),
+            Err(DecodeError::KeyLength(0))
+        );
+        assert_eq!(
+            decode(&[1, 4, 0, 1, 0, 1, 0]),
+            Err(DecodeError::KeyLength(0x1_0001))
+        );
+        assert_eq!(
+            decode(&[1, 2, 0, 1, 0, 0, 0, b'k', 1, 0, 0x80, 0]),
+            Err(DecodeError::ValueLength(0x80_0001))
+        );
+    }
+
+    #[test]
+    fn a_decoded_value_shares_the_memory_of_the_entry() {
+        let value = Bytes::from(vec![5; 1000]);
+        let bytes = Command::Write {
+            identity: Identity::None,
+            op: WriteOp::Update {
+                key: Bytes::from_static(b"key"),
+                value,
+            },
+        }
+        .encode();
+        let Ok(Command::Write {
+            op: WriteOp::Update { value, .. },
+            ..
+        }) = Command::decode(&bytes)
+        else {
+            panic!("decodes as encoded");
+        };
+        assert!(bytes.as_ptr_range().contains(&value.as_ptr()));
+    }
+
+    #[test]
+    fn a_uuid_stands_for_itself_and_any_other_text_for_its_hash() {
+        let text = "01234567-89ab-cdef-0123-456789abcdef";
+        let bits = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
+        assert_eq!(ClientId::from_text(text), ClientId(bits));
+        let simple = ClientId::from_text("0123456789abcdef0123456789abcdef");
+        assert_ne!(simple, ClientId(bits));
+        assert_ne!(ClientId::from_text("alice"), ClientId::from_text("bob"));
+        assert_eq!(ClientId::from_text("alice"), ClientId::from_text("alice"));
+    }
+}

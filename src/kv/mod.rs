@@ -1,0 +1,33 @@
+//! The key-value store that the log drives: the replicated state machine.
+//!
+//! Everything here is a function of the log alone: no clock, no thread, no I/O,
+//! so that replicas that applied the same entries hold the same bytes. The raft
+//! thread owns it all.
+//!
+//! - [`command`]: what an entry asks for, and its bytes in the log
+//! - [`state_machine`]: applies entries; store, sessions and position move together
+//! - [`sessions`]: remembers answers, so that a repeated write is applied once
+//! - [`skiplist`]: the ordered store
+//! - [`snapshot`]: the file format of a state; [`restore`] reads it back
+//!
+//! Imports only `types`, `limits` and `mem`. Start with [`StateMachine::apply`].
+
+mod codec;
+pub mod command;
+mod outcome;
+pub mod restore;
+pub mod sessions;
+pub mod skiplist;
+pub mod snapshot;
+pub mod state_machine;
+mod walk;
+
+pub use command::{ClientId, Command, DecodeError, Identity, WriteOp};
+pub use outcome::Outcome;
+pub use restore::{Restore, SnapshotError, SnapshotInfo};
+pub use sessions::SessionLimits;
+pub use snapshot::SnapshotStep;
+pub use state_machine::StateMachine;
+
+/// Where the store's memory comes from.
+pub type StoreAlloc = allocator_api2::alloc::Global;

@@ -21,3 +21,5 @@ pub mod types;
 pub mod disk;
 pub mod mem;
 pub mod pb;
+
+pub mod wal;

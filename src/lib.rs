@@ -24,3 +24,4 @@ pub mod pb;
 
 pub mod kv;
 pub mod raft;
+pub mod wal;

@@ -7,11 +7,15 @@
 //!
 //! Only what is read for recovery, before the node runs, blocks.
 
+mod sim;
+
 use std::io;
 
 use bytes::Bytes;
 
 use crate::types::EntryId;
+
+pub use sim::SimDisk;
 
 /// Names a segment of the log. Numbers only grow, and a recycled file gets a new
 /// one, so that its old content can be told from what is written now.
@@ -72,6 +76,15 @@ pub enum DiskEvent {
     SegmentNoSpace(SegmentId),
     /// All that was stored before this sync was asked for is on the disk.
     Synced(SyncToken),
+    /// The file has this many bytes now, not yet on the disk. Whoever writes a long
+    /// file keeps a few appends on their way and waits for this before the next, so
+    /// that the memory in the queue stays bounded.
+    FileAppended {
+        /// The file.
+        id: FileId,
+        /// Its length in bytes.
+        len: u64,
+    },
     /// The file is on the disk under its final name, its directory entry too.
     FileFinished(FileId),
     /// There was no room for the file; what had been written is gone. It can be
@@ -121,7 +134,9 @@ pub trait Disk {
     /// Begins a file, empty even if there was one. No answer.
     fn create_file(&mut self, id: FileId);
 
-    /// Appends to a file that was begun, or that exists. No answer.
+    /// Appends to a file that was begun, or that exists. Answered by
+    /// [`DiskEvent::FileAppended`] or [`DiskEvent::FileNoSpace`]; after the latter,
+    /// appends to it are dropped without an answer until it is begun again.
     fn append_file(&mut self, id: FileId, data: Bytes);
 
     /// Syncs a file, gives it its final name, and syncs the directory. Answered by
@@ -129,11 +144,16 @@ pub trait Disk {
     /// with the first.
     fn finish_file(&mut self, id: FileId, final_id: FileId);
 
-    /// Reads `len` bytes of a file. Answered by [`DiskEvent::FileRead`].
+    /// Reads `len` bytes of a file. Answered by [`DiskEvent::FileRead`], without
+    /// bytes if there is no such file.
     fn read_file(&mut self, id: FileId, offset: u64, len: usize);
 
     /// Removes a file if it exists. No answer.
     fn remove_file(&mut self, id: FileId);
+
+    /// Hands on what earlier calls could not, because a queue was full. To be called
+    /// at each [`DiskEvent`], the log does it.
+    fn poll(&mut self) {}
 
     /// The segments that exist, in ascending order. Blocks; for recovery.
     ///

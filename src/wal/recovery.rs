@@ -1,0 +1,565 @@
+//! Reading the log after a restart: which segments belong to it, where it ends, and
+//! whether what is missing was ever promised.
+//!
+//! 1. Each segment's header is read. One that never became valid is a spare, or a
+//!    write that was torn, unless a durable mark says otherwise.
+//! 2. The chain is followed back from the newest valid header. A segment that it
+//!    passes by is void: an earlier recovery cut the log before it.
+//! 3. The chain is replayed from its oldest segment to where it breaks or ends.
+//! 4. All marks count, those of batches behind the break too. A break before the
+//!    highest of them is damage.
+//!
+//! Step 3 relies on a rule of the writer: it begins a segment only when the header
+//! and the opening of the one before are durable. So a segment that another one
+//! continues from must be there in full, or have been compacted away. In the second
+//! case the log begins in the middle, which is right if the snapshot mark covers
+//! what is missing, and is checked at the end.
+
+use bytes::Bytes;
+
+use super::record::{BatchError, EntryKind, Record, Salt, decode_batch, scan};
+use super::segment::{Continues, FORMAT_VERSION, HEADER_BYTES, HeaderPage, Owner, SegmentHeader};
+use super::{ADVICE, Position, Recovered, RecoveryReport, TornTail, WalError, WalOptions};
+use crate::disk::{Disk, SegmentId, SegmentInfo};
+use crate::types::{Entry, EntryId, HardState, Index, Payload};
+
+/// A segment that is part of the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LiveSegment {
+    pub(super) info: SegmentInfo,
+    /// The highest entry that was ever written into it, [`Index::ZERO`] if none.
+    pub(super) max_index: Index,
+    /// Where its batches end.
+    pub(super) end: u64,
+}
+
+/// What the writer needs to go on from what was recovered.
+#[derive(Debug)]
+pub(super) struct Tail {
+    /// The segments of the log, oldest first.
+    pub(super) live: Vec<LiveSegment>,
+    /// Segments that are not part of it, and never will be.
+    pub(super) garbage: Vec<SegmentInfo>,
+    /// Where the fresh segment continues from.
+    pub(super) continues: Option<Continues>,
+    /// The highest mark that was found.
+    pub(super) mark: Option<Position>,
+    pub(super) next_seq: u64,
+    pub(super) last_id: SegmentId,
+}
+
+fn corrupt(segment: SegmentId, offset_bytes: u64, reason: &'static str) -> WalError {
+    WalError::Corrupt {
+        segment,
+        offset_bytes,
+        reason,
+        advice: ADVICE,
+    }
+}
+
+fn read<D: Disk>(
+    disk: &mut D,
+    id: SegmentId,
+    buf: &mut Vec<u8>,
+    len: usize,
+) -> Result<(), WalError> {
+    buf.clear();
+    buf.resize(len, 0);
+    let mut done = 0;
+    while done < len {
+        match disk.recover_segment(id, done as u64, &mut buf[done..]) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(source) => {
+                let segment = Some(id);
+                return Err(WalError::Read { segment, source });
+            }
+        }
+    }
+    buf.truncate(done);
+    Ok(())
+}
+
+/// What the records say, as far as they were read.
+#[derive(Debug, Default)]
+struct Replay {
+    hard_state: HardState,
+    mark: EntryId,
+    /// The index before the first of `entries`; unknown while the log began in the
+    /// middle and no entry was seen.
+    base: Option<Index>,
+    entries: Vec<Entry>,
+}
+
+impl Replay {
+    fn last(&self) -> Option<Index> {
+        Some(Index(self.base?.0 + self.entries.len() as u64))
+    }
+
+    fn apply(&mut self, record: &Record<'_>) -> Result<(), &'static str> {
+        match *record {
+            Record::HardState(hard_state) => {
+                if hard_state.term < self.hard_state.term {
+                    return Err("the term goes back");
+                }
+                self.hard_state = hard_state;
+            }
+            Record::Truncate(from) => self.truncate(from)?,
+            Record::SnapshotMark { id, restart } => self.snapshot_mark(id, restart)?,
+            Record::Entry { id, kind, data } => {
+                if id.index <= self.mark.index {
+                    return Err("an entry that the snapshot holds already");
+                }
+                match self.last() {
+                    None => self.base = Some(id.index.prev()),
+                    Some(last) if id.index.prev() > last => return Err("entries are missing"),
+                    Some(last) if id.index <= last => return Err("an entry is repeated"),
+                    Some(_) => {}
+                }
+                let data = Bytes::copy_from_slice(data);
+                let payload = match kind {
+                    EntryKind::Noop => Payload::Noop,
+                    EntryKind::Command => Payload::Command(data),
+                    EntryKind::Config => Payload::Config(data),
+                };
+                self.entries.push(Entry { id, payload });
+            }
+        }
+        Ok(())
+    }
+
+    fn truncate(&mut self, from: Index) -> Result<(), &'static str> {
+        if from <= self.mark.index {
+            return Err("a truncation of what the snapshot holds");
+        }
+        let Some(base) = self.base else {
+            return Ok(());
+        };
+        let keep = from.prev().0.saturating_sub(base.0);
+        self.entries
+            .truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+        self.base = Some(base.min(from.prev()));
+        Ok(())
+    }
+
+    fn snapshot_mark(&mut self, id: EntryId, restart: bool) -> Result<(), &'static str> {
+        if id.index < self.mark.index || (id.index == self.mark.index && id < self.mark) {
+            return Err("the snapshot mark goes back");
+        }
+        self.mark = id;
+        if restart {
+            self.entries.clear();
+            self.base = Some(id.index);
+            return Ok(());
+        }
+        // A log that began in the middle may begin behind an early mark.
+        if let Some(base) = self.base
+            && base < id.index
+        {
+            let drop = id.index.0 - base.0;
+            if drop > self.entries.len() as u64 {
+                return Err("a snapshot mark behind the end of the log");
+            }
+            self.entries.drain(..drop as usize);
+            self.base = Some(id.index);
+        }
+        Ok(())
+    }
+}
+
+/// Where replaying stopped.
+struct Stop {
+    at: Position,
+    chain: u32,
+    /// Set unless it is the end of the newest segment.
+    reason: Option<&'static str>,
+}
+
+struct Reader<'a, D> {
+    disk: &'a mut D,
+    owner: Owner,
+    buf: Vec<u8>,
+    /// The highest mark seen, and where it stood.
+    mark: Option<(Position, Position)>,
+    replay: Replay,
+    next_seq: Option<u64>,
+    report: RecoveryReport,
+}
+
+impl<D: Disk> Reader<'_, D> {
+    fn see_mark(&mut self, mark: Position, at: Position) {
+        if self.mark.is_none_or(|(highest, _)| mark > highest) {
+            self.mark = Some((mark, at));
+        }
+    }
+
+    /// The headers of all segments; none for one that is not valid.
+    fn headers(&mut self, infos: &[SegmentInfo]) -> Result<Vec<Option<SegmentHeader>>, WalError> {
+        let mut headers = Vec::with_capacity(infos.len());
+        for info in infos {
+            read(self.disk, info.id, &mut self.buf, HEADER_BYTES)?;
+            headers.push(match SegmentHeader::decode(&self.buf) {
+                HeaderPage::Invalid => None,
+                HeaderPage::Newer(version) => {
+                    debug_assert_ne!(version, FORMAT_VERSION);
+                    return Err(WalError::Unsupported {
+                        segment: info.id,
+                        offset_bytes: 0,
+                        reason: "a newer format of the log",
+                    });
+                }
+                HeaderPage::Valid(header) => {
+                    self.check_owner(info.id, header.owner)?;
+                    // One that was recycled has the header of its earlier life.
+                    let valid = header.id == info.id && header.len == info.len;
+                    valid.then_some(header)
+                }
+            });
+        }
+        Ok(headers)
+    }
+
+    fn check_owner(&self, segment: SegmentId, owner: Owner) -> Result<(), WalError> {
+        let pairs = [
+            ("node", owner.node.0, self.owner.node.0),
+            ("cluster", owner.cluster_id, self.owner.cluster_id),
+            ("incarnation", owner.incarnation, self.owner.incarnation),
+        ];
+        match pairs
+            .into_iter()
+            .find(|(_, found, expected)| found != expected)
+        {
+            None => Ok(()),
+            Some((what, found, expected)) => Err(WalError::Foreign {
+                segment,
+                what,
+                found,
+                expected,
+            }),
+        }
+    }
+
+    /// Replays one segment, from which the log goes on at `next` if it is not the newest.
+    fn replay_segment(
+        &mut self,
+        info: SegmentInfo,
+        header: &SegmentHeader,
+        next: Option<Continues>,
+    ) -> Result<(LiveSegment, Stop), WalError> {
+        let len = usize::try_from(info.len).unwrap_or(usize::MAX);
+        let mut buf = std::mem::take(&mut self.buf);
+        read(self.disk, info.id, &mut buf, len)?;
+        let limit = next.map_or(buf.len(), |next| next.from.offset as usize);
+        let salt = Salt::new(self.owner.incarnation, info.id);
+        let mut chain = salt.chain();
+        let mut at = HEADER_BYTES;
+        let mut max_index = Index::ZERO;
+        if self.next_seq.is_some_and(|seq| seq != header.first_seq) {
+            return Err(corrupt(info.id, 0, "batches are missing before it"));
+        }
+        let mut seq = header.first_seq;
+        let reason = loop {
+            if next.is_some() && at == limit {
+                break next
+                    .is_some_and(|next| next.chain != chain)
+                    .then_some("the log does not continue in the next segment");
+            }
+            let batch = match decode_batch(&buf, at, limit, salt, chain) {
+                Ok(batch) if batch.header.seq == seq => batch,
+                Ok(_) => break Some("a batch out of sequence"),
+                Err(BatchError::Broken { reason, .. }) => break Some(reason),
+                Err(BatchError::Unknown { offset, reason }) => {
+                    return Err(WalError::Unsupported {
+                        segment: info.id,
+                        offset_bytes: offset,
+                        reason,
+                    });
+                }
+            };
+            let position = Position {
+                segment: info.id,
+                offset: at as u64,
+            };
+            self.see_mark(batch.header.mark, position);
+            for (offset, record) in &batch.records {
+                if let Record::Entry { id, .. } = record {
+                    max_index = max_index.max(id.index);
+                }
+                self.replay
+                    .apply(record)
+                    .map_err(|reason| corrupt(info.id, *offset, reason))?;
+            }
+            (at, chain, seq) = (batch.end, batch.chain, seq.wrapping_add(1));
+        };
+        self.next_seq = Some(seq);
+        self.report.segments += 1;
+        self.report.bytes += (at - HEADER_BYTES) as u64;
+        let end = Position {
+            segment: info.id,
+            offset: at as u64,
+        };
+        let torn = reason.is_some() && self.scan(&buf, at, info.id);
+        // The newest segment ends where its last batch ends: nothing is wrong there.
+        let reason = reason.filter(|_| next.is_some() || torn);
+        self.buf = buf;
+        let live = LiveSegment {
+            info,
+            max_index,
+            end: end.offset,
+        };
+        let stop = Stop {
+            at: end,
+            chain,
+            reason,
+        };
+        Ok((live, stop))
+    }
+
+    /// Looks for marks behind a break; whether there was any batch.
+    fn scan(&mut self, segment: &[u8], from: usize, id: SegmentId) -> bool {
+        let salt = Salt::new(self.owner.incarnation, id);
+        let mut found = false;
+        for (offset, header) in scan(segment, from, salt) {
+            found = true;
+            let at = Position {
+                segment: id,
+                offset: offset as u64,
+            };
+            self.see_mark(header.mark, at);
+        }
+        found
+    }
+
+    fn scan_segment(&mut self, info: SegmentInfo) -> Result<bool, WalError> {
+        let mut buf = std::mem::take(&mut self.buf);
+        let len = usize::try_from(info.len).unwrap_or(usize::MAX);
+        read(self.disk, info.id, &mut buf, len)?;
+        let found = self.scan(&buf, HEADER_BYTES, info.id);
+        self.buf = buf;
+        Ok(found)
+    }
+}
+
+/// Follows the chain back from the newest valid header: the places in `infos` of the
+/// segments of the log, oldest first.
+fn chain(
+    infos: &[SegmentInfo],
+    headers: &[Option<SegmentHeader>],
+) -> Result<Vec<usize>, WalError> {
+    let mut places = Vec::new();
+    let mut place = headers.iter().rposition(Option::is_some);
+    while let Some(at) = place {
+        places.push(at);
+        let Some(header) = &headers[at] else {
+            return Err(corrupt(infos[at].id, 0, "the header is damaged"));
+        };
+        let Some(continues) = header.continues else {
+            break;
+        };
+        if continues.from.segment >= header.id {
+            return Err(corrupt(
+                header.id,
+                0,
+                "it continues from a later segment than itself",
+            ));
+        }
+        // One that is not there was compacted away, or the end of recovery finds out.
+        place = infos
+            .iter()
+            .position(|info| info.id == continues.from.segment);
+    }
+    places.reverse();
+    Ok(places)
+}
+
+/// Reads the log; changes nothing on the disk.
+pub(super) fn recover<D: Disk>(
+    disk: &mut D,
+    options: &WalOptions,
+) -> Result<(Recovered, Tail), WalError> {
+    let infos = disk.segments().map_err(|source| WalError::Read {
+        segment: None,
+        source,
+    })?;
+    let mut reader = Reader {
+        disk,
+        owner: Owner {
+            node: options.node,
+            cluster_id: options.cluster_id,
+            incarnation: options.incarnation,
+        },
+        buf: Vec::new(),
+        mark: None,
+        replay: Replay::default(),
+        next_seq: None,
+        report: RecoveryReport::default(),
+    };
+    let headers = reader.headers(&infos)?;
+    for header in headers.iter().flatten() {
+        let at = Position {
+            segment: header.id,
+            offset: 0,
+        };
+        reader.see_mark(header.mark, at);
+    }
+    let places = chain(&infos, &headers)?;
+    let (live, stop) = replay_chain(&mut reader, &infos, &headers, &places)?;
+    check_break(&mut reader, &infos, &places, live.len(), stop.as_ref())?;
+    check_start(&reader.replay, live.first(), places.first(), &headers)?;
+
+    let garbage = infos
+        .iter()
+        .filter(|info| live.iter().all(|segment| segment.info.id != info.id));
+    let tail = Tail {
+        garbage: garbage.copied().collect(),
+        continues: stop.as_ref().map(|stop| Continues {
+            from: stop.at,
+            chain: stop.chain,
+        }),
+        mark: reader.mark.map(|(mark, _)| mark),
+        next_seq: reader.next_seq.unwrap_or(1),
+        last_id: infos.last().map_or(SegmentId(0), |info| info.id),
+        live,
+    };
+    reader.report.torn = stop.and_then(|stop| {
+        stop.reason.map(|reason| TornTail {
+            at: stop.at,
+            reason,
+        })
+    });
+    let recovered = Recovered {
+        hard_state: reader.replay.hard_state,
+        snapshot_mark: reader.replay.mark,
+        entries: reader.replay.entries,
+        report: reader.report,
+    };
+    Ok((recovered, tail))
+}
+
+/// Replays the chain up to where it breaks or ends.
+fn replay_chain<D: Disk>(
+    reader: &mut Reader<'_, D>,
+    infos: &[SegmentInfo],
+    headers: &[Option<SegmentHeader>],
+    places: &[usize],
+) -> Result<(Vec<LiveSegment>, Option<Stop>), WalError> {
+    let header = |place: usize| {
+        headers[place]
+            .as_ref()
+            .expect("the chain has valid headers")
+    };
+    if places
+        .first()
+        .is_some_and(|first| header(*first).continues.is_none())
+    {
+        reader.replay.base = Some(Index::ZERO);
+    }
+    let mut live = Vec::with_capacity(places.len());
+    let mut last = None;
+    for (n, place) in places.iter().enumerate() {
+        let next = places.get(n + 1).and_then(|next| header(*next).continues);
+        let (segment, stop) = reader.replay_segment(infos[*place], header(*place), next)?;
+        live.push(segment);
+        let broken = stop.reason.is_some();
+        last = Some(stop);
+        if broken {
+            break;
+        }
+    }
+    Ok((live, last))
+}
+
+/// Reads the rest of the marks, and decides between a torn write and damage.
+fn check_break<D: Disk>(
+    reader: &mut Reader<'_, D>,
+    infos: &[SegmentInfo],
+    places: &[usize],
+    replayed: usize,
+    stop: Option<&Stop>,
+) -> Result<(), WalError> {
+    for place in &places[replayed..] {
+        reader.scan_segment(infos[*place])?;
+    }
+    let newest = places.last().map_or(0, |newest| newest + 1);
+    for info in &infos[newest..] {
+        reader.scan_segment(*info)?;
+    }
+    let end = stop.map_or(Position::ZERO, |stop| stop.at);
+    let Some((mark, told_by)) = reader.mark else {
+        return Ok(());
+    };
+    if mark <= end {
+        return Ok(());
+    }
+    let lost = infos.iter().find(|info| info.id == mark.segment);
+    Err(match (stop, lost) {
+        // A later segment was durable, and its header is not there any more.
+        (_, Some(info)) if info.id > end.segment && places.len() == replayed => {
+            corrupt(info.id, 0, "the header is damaged")
+        }
+        (Some(stop), _) => {
+            let reason = stop.reason.unwrap_or("the rest of the log is missing");
+            corrupt(end.segment, end.offset, reason)
+        }
+        (None, _) => corrupt(told_by.segment, 0, "the header is damaged"),
+    })
+}
+
+/// A log that begins in the middle must begin behind its snapshot.
+fn check_start(
+    replay: &Replay,
+    first: Option<&LiveSegment>,
+    place: Option<&usize>,
+    headers: &[Option<SegmentHeader>],
+) -> Result<(), WalError> {
+    let (Some(first), Some(place)) = (first, place) else {
+        return Ok(());
+    };
+    if replay.base.is_some_and(|base| base > replay.mark.index) {
+        let missing = headers[*place].as_ref().and_then(|header| header.continues);
+        let missing = missing.map_or(first.info.id, |continues| continues.from.segment);
+        return Err(corrupt(missing, 0, "the segment is missing"));
+    }
+    Ok(())
+}
+
+/// What [`summarize_segment`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SegmentSummary {
+    /// Whether the header is valid.
+    pub header: bool,
+    /// Batches that follow each other from the header on.
+    pub batches: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Where they end, in bytes from the start.
+    pub end: u64,
+    /// Batch headers behind that end.
+    pub stray_batches: u64,
+}
+
+/// Reads any bytes as a segment of the given name, for tools and fuzzing.
+#[must_use]
+pub fn summarize_segment(bytes: &[u8], id: SegmentId, incarnation: u64) -> SegmentSummary {
+    let header = matches!(SegmentHeader::decode(bytes), HeaderPage::Valid(header) if header.id == id);
+    let salt = Salt::new(incarnation, id);
+    let mut chain = salt.chain();
+    let mut summary = SegmentSummary {
+        header,
+        end: HEADER_BYTES as u64,
+        ..SegmentSummary::default()
+    };
+    let mut replay = Replay::default();
+    while let Ok(batch) = decode_batch(bytes, summary.end as usize, bytes.len(), salt, chain) {
+        for (_, record) in &batch.records {
+            if replay.apply(record).is_err() {
+                return summary;
+            }
+        }
+        summary.batches += 1;
+        summary.records += batch.records.len() as u64;
+        (summary.end, chain) = (batch.end as u64, batch.chain);
+    }
+    summary.stray_batches = scan(bytes, summary.end as usize, salt).count() as u64;
+    summary
+}

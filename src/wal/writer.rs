@@ -1,0 +1,704 @@
+//! Appending: batches, segments, syncs, compaction.
+//!
+//! A sync is asked for with each append, at once: the disk serves all that have been
+//! asked for with one (its log writer drains its queue before it syncs), which is
+//! group commit without a timer, and nothing here waits for an earlier one.
+//!
+//! A segment begins with its header and an opening batch that repeats the hard state
+//! and the snapshot mark, so that the segments before it can go. The next one is
+//! begun only when the opening of the current one is durable; until then, and while
+//! no segment is ready, batches wait in a queue that the caller bounds.
+
+use std::collections::VecDeque;
+
+use super::record::{BATCH_HEADER_BYTES, Position, Record, Salt, encode_batch};
+use super::recovery::{self, LiveSegment, Tail};
+use super::segment::{Continues, HEADER_BYTES, Owner, SegmentHeader};
+use super::{Batch, BatchSeq, Recovered, WalCounters, WalError, WalOptions, WalProgress};
+use crate::disk::{Disk, DiskEvent, SegmentId, SegmentInfo, SyncToken};
+use crate::mem::Buffer;
+use crate::types::{Entry, EntryId, HardState, Index, Term};
+
+const PAGE_BYTES: u64 = HEADER_BYTES as u64;
+/// The smallest segment: a header and some batches.
+const SEGMENT_BYTES_MIN: u64 = 4 * PAGE_BYTES;
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// What header and opening of a segment take of it, with room for one batch header.
+const OPENING_BYTES: u64 = PAGE_BYTES + 256;
+
+/// The terms of the entries behind the mark: the first index of each run of equal
+/// terms. Few, since a term changes with an election.
+#[derive(Debug, Default)]
+struct Terms {
+    runs: VecDeque<(Index, Term)>,
+}
+
+impl Terms {
+    fn push(&mut self, id: EntryId) {
+        if self.runs.back().is_none_or(|(_, term)| *term != id.term) {
+            self.runs.push_back((id.index, id.term));
+        }
+    }
+
+    /// Only for indexes that the log holds.
+    fn at(&self, index: Index) -> Option<Term> {
+        let behind = self.runs.partition_point(|(first, _)| *first <= index);
+        Some(self.runs.get(behind.checked_sub(1)?)?.1)
+    }
+
+    fn truncate(&mut self, from: Index) {
+        while self.runs.back().is_some_and(|(first, _)| *first >= from) {
+            self.runs.pop_back();
+        }
+    }
+
+    fn drop_through(&mut self, index: Index) {
+        while self.runs.get(1).is_some_and(|(first, _)| *first <= index) {
+            self.runs.pop_front();
+        }
+    }
+}
+
+/// The log as its callers know it, written or waiting.
+#[derive(Debug, Default)]
+struct Accepted {
+    last: Index,
+    mark: EntryId,
+    terms: Terms,
+}
+
+impl Accepted {
+    /// Takes a batch into account; answers whether its mark restarts the log.
+    fn take(&mut self, batch: &Batch<'_>) -> bool {
+        if let Some(from) = batch.truncate_from {
+            assert!(from > self.mark.index, "a truncation below the snapshot");
+            if from <= self.last {
+                self.last = from.prev();
+                self.terms.truncate(from);
+            }
+        }
+        let mut restart = false;
+        if let Some(mark) = batch.snapshot_mark {
+            assert!(mark.index >= self.mark.index, "a snapshot mark went back");
+            restart = self.term_at(mark.index) != Some(mark.term);
+            if restart {
+                self.last = mark.index;
+                self.terms.runs.clear();
+            } else {
+                self.terms.drop_through(mark.index);
+            }
+            self.mark = mark;
+        }
+        for entry in batch.entries {
+            let expected = self.last.next();
+            assert_eq!(
+                entry.id.index, expected,
+                "an entry does not follow the last"
+            );
+            self.last = expected;
+            self.terms.push(entry.id);
+        }
+        restart
+    }
+
+    fn term_at(&self, index: Index) -> Option<Term> {
+        if index == self.mark.index {
+            return Some(self.mark.term);
+        }
+        (index <= self.last)
+            .then(|| self.terms.at(index))
+            .flatten()
+    }
+}
+
+/// What is still to be written of a batch.
+struct Work<'a> {
+    hard_state: Option<HardState>,
+    truncate_from: Option<Index>,
+    mark: Option<(EntryId, bool)>,
+    entries: &'a [Entry],
+}
+
+impl<'a> Work<'a> {
+    fn first(&self) -> Option<Record<'a>> {
+        if let Some(hard_state) = self.hard_state {
+            return Some(Record::HardState(hard_state));
+        }
+        if let Some(from) = self.truncate_from {
+            return Some(Record::Truncate(from));
+        }
+        if let Some((id, restart)) = self.mark {
+            return Some(Record::SnapshotMark { id, restart });
+        }
+        self.entries.first().map(Record::entry)
+    }
+
+    fn drop_first(&mut self) {
+        if self.hard_state.take().is_none()
+            && self.truncate_from.take().is_none()
+            && self.mark.take().is_none()
+        {
+            self.entries = &self.entries[1..];
+        }
+    }
+
+    /// Takes the records that fit into `room` bytes.
+    fn take(&mut self, room: u64) -> Vec<Record<'a>> {
+        let mut room = usize::try_from(room).unwrap_or(usize::MAX);
+        room = room.saturating_sub(BATCH_HEADER_BYTES);
+        let mut records = Vec::with_capacity(3 + self.entries.len());
+        while let Some(record) = self.first() {
+            let len = record.encoded_len();
+            if len > room {
+                break;
+            }
+            room -= len;
+            records.push(record);
+            self.drop_first();
+        }
+        records
+    }
+}
+
+/// A batch that waits for a segment.
+#[derive(Debug)]
+struct Queued {
+    seq: BatchSeq,
+    hard_state: Option<HardState>,
+    truncate_from: Option<Index>,
+    mark: Option<(EntryId, bool)>,
+    entries: VecDeque<Entry>,
+}
+
+/// The segment that is being written.
+#[derive(Debug)]
+struct Active {
+    id: SegmentId,
+    len: u64,
+    offset: u64,
+    salt: Salt,
+    chain: u32,
+}
+
+/// The segment after the active one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    None,
+    Requested(SegmentInfo),
+    Ready(SegmentInfo),
+    NoSpace { len: u64 },
+}
+
+/// A sync that was asked for, and what is durable once it is answered.
+#[derive(Clone, Copy, Debug)]
+struct PendingSync {
+    token: SyncToken,
+    durable: Durable,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Durable {
+    batch: BatchSeq,
+    /// Everything before it is on the disk: the mark of what is written next.
+    position: Position,
+    /// The highest mark that is itself on the disk: recovery will know of it.
+    proven: Position,
+    snapshot_mark: EntryId,
+}
+
+/// The write-ahead log; see the module's description.
+#[derive(Debug)]
+pub struct Wal {
+    owner: Owner,
+    segment_bytes: u64,
+    accepted: Accepted,
+    /// As of what is written: what an opening repeats.
+    hard_state: HardState,
+    snapshot_mark: EntryId,
+    /// Oldest first; the last is the active one, if there is one.
+    live: VecDeque<LiveSegment>,
+    active: Option<Active>,
+    next: Next,
+    last_id: SegmentId,
+    /// A segment that is no longer part of the log, and will become the next one.
+    spare: Option<SegmentInfo>,
+    /// Where the segment before the active one ends, until there is an active one.
+    continues: Option<Continues>,
+    queue: VecDeque<Queued>,
+    syncs: VecDeque<PendingSync>,
+    durable: Durable,
+    appended: BatchSeq,
+    /// The last batch that was written in full.
+    written: BatchSeq,
+    /// The highest mark that was written.
+    mark_written: Position,
+    next_seq: u64,
+    keep_from: Index,
+    counters: WalCounters,
+}
+
+impl Wal {
+    /// Reads the log and asks for a fresh segment behind it.
+    ///
+    /// The fresh segment's opening is the first batch, [`BatchSeq`] 1. The node must
+    /// not vote, acknowledge or answer for anything that it recovered before
+    /// [`Wal::is_open`].
+    ///
+    /// # Errors
+    /// When segments cannot be read, are damaged, missing, foreign or of a newer
+    /// version. Nothing has been changed on the disk then.
+    pub fn recover<D: Disk>(
+        disk: &mut D,
+        options: WalOptions,
+    ) -> Result<(Wal, Recovered), WalError> {
+        let (recovered, tail) = recovery::recover(disk, &options)?;
+        let mut wal = Wal::new(&options, &recovered, &tail);
+        for garbage in &tail.garbage {
+            wal.discard(disk, *garbage);
+        }
+        wal.request(disk, clamp(options.first_segment_bytes));
+        Ok((wal, recovered))
+    }
+
+    fn new(options: &WalOptions, recovered: &Recovered, tail: &Tail) -> Wal {
+        let position = tail
+            .continues
+            .map_or(Position::ZERO, |continues| continues.from);
+        let mut accepted = Accepted {
+            last: recovered.snapshot_mark.index,
+            mark: recovered.snapshot_mark,
+            terms: Terms::default(),
+        };
+        accepted.take(&Batch {
+            entries: &recovered.entries,
+            ..Batch::default()
+        });
+        let proven = tail.mark.unwrap_or(Position::ZERO);
+        Wal {
+            owner: Owner {
+                node: options.node,
+                cluster_id: options.cluster_id,
+                incarnation: options.incarnation,
+            },
+            segment_bytes: clamp(options.segment_bytes),
+            accepted,
+            hard_state: recovered.hard_state,
+            snapshot_mark: recovered.snapshot_mark,
+            live: tail.live.iter().copied().collect(),
+            active: None,
+            next: Next::None,
+            last_id: tail.last_id,
+            spare: None,
+            continues: tail.continues,
+            queue: VecDeque::new(),
+            syncs: VecDeque::new(),
+            durable: Durable {
+                batch: BatchSeq(0),
+                position,
+                proven,
+                snapshot_mark: recovered.snapshot_mark,
+            },
+            appended: BatchSeq(1),
+            written: BatchSeq(0),
+            mark_written: proven,
+            next_seq: tail.next_seq,
+            keep_from: Index::ZERO,
+            counters: WalCounters::default(),
+        }
+    }
+
+    /// Writes a batch, or queues it until there is a segment for it, and asks for a
+    /// sync. The answer is its number: it is durable once [`Wal::durable`] is not
+    /// less. An empty batch gets the number of the one before.
+    ///
+    /// # Panics
+    /// When the entries leave a gap, or a mark or truncation goes below the snapshot.
+    pub fn append<D: Disk>(&mut self, disk: &mut D, batch: Batch<'_>) -> BatchSeq {
+        if batch.is_empty() {
+            return self.appended;
+        }
+        let restart = self.accepted.take(&batch);
+        self.appended.0 += 1;
+        let mut work = Work {
+            hard_state: batch.hard_state,
+            truncate_from: batch.truncate_from,
+            mark: batch.snapshot_mark.map(|mark| (mark, restart)),
+            entries: batch.entries,
+        };
+        let before = self.counters.batches;
+        if self.queue.is_empty() && self.write(disk, &mut work) {
+            self.written = self.appended;
+        } else {
+            self.queue.push_back(Queued {
+                seq: self.appended,
+                hard_state: work.hard_state,
+                truncate_from: work.truncate_from,
+                mark: work.mark,
+                entries: work.entries.iter().cloned().collect(),
+            });
+        }
+        if self.counters.batches != before {
+            self.sync(disk);
+        }
+        self.appended
+    }
+
+    /// Takes in what the disk reports; events of files are not the log's and change
+    /// nothing.
+    ///
+    /// # Errors
+    /// When the disk failed. The log is not to be used any more then.
+    pub fn on_event<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        event: &DiskEvent,
+    ) -> Result<WalProgress, WalError> {
+        disk.poll();
+        let before = self.durable.batch;
+        match event {
+            DiskEvent::Synced(token) => self.synced(disk, *token),
+            DiskEvent::SegmentReady(id) => {
+                if let Next::Requested(info) = self.next
+                    && info.id == *id
+                {
+                    self.next = Next::Ready(info);
+                    self.pump(disk);
+                }
+            }
+            DiskEvent::SegmentNoSpace(id) => {
+                if let Next::Requested(info) = self.next
+                    && info.id == *id
+                {
+                    self.next = Next::NoSpace { len: info.len };
+                }
+            }
+            DiskEvent::Failed { what, error } => {
+                return Err(WalError::Disk {
+                    what: what.clone(),
+                    error: error.clone(),
+                });
+            }
+            DiskEvent::FileAppended { .. }
+            | DiskEvent::FileFinished(_)
+            | DiskEvent::FileNoSpace(_)
+            | DiskEvent::FileRead { .. } => {}
+        }
+        let durable = self.durable.batch;
+        Ok(WalProgress {
+            durable: (durable > before).then_some(durable),
+        })
+    }
+
+    /// The last batch that is on the disk, and all before it. Never goes back.
+    #[must_use]
+    pub fn durable(&self) -> BatchSeq {
+        self.durable.batch
+    }
+
+    /// The last batch that was appended.
+    #[must_use]
+    pub fn appended(&self) -> BatchSeq {
+        self.appended
+    }
+
+    /// Whether the fresh segment of this start is durable, and with it all that was
+    /// recovered.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.durable.batch >= BatchSeq(1)
+    }
+
+    /// Lets go of the segments that hold no entry from `keep_from` on. Entries behind
+    /// the snapshot mark stay in any case, and nothing goes before the mark itself and
+    /// a later segment are durable; what has to wait is done when they are.
+    pub fn compact<D: Disk>(&mut self, disk: &mut D, keep_from: Index) {
+        self.keep_from = self.keep_from.max(keep_from);
+        self.compact_now(disk);
+    }
+
+    /// How many bytes of batches the segments of the log hold.
+    #[must_use]
+    pub fn bytes_in_log(&self) -> u64 {
+        self.live
+            .iter()
+            .map(|segment| segment.end - PAGE_BYTES)
+            .sum()
+    }
+
+    /// Whether there was no room for the next segment. The one before it may still
+    /// have some: what is appended then is either written or waits.
+    #[must_use]
+    pub fn stalled_for_space(&self) -> bool {
+        matches!(self.next, Next::NoSpace { .. })
+    }
+
+    /// Asks again for the segment that there was no room for.
+    pub fn retry_space<D: Disk>(&mut self, disk: &mut D) {
+        if let Next::NoSpace { len } = self.next {
+            self.request(disk, len);
+        }
+    }
+
+    /// How many batches wait for a segment.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// What was done since the start.
+    #[must_use]
+    pub fn counters(&self) -> WalCounters {
+        self.counters
+    }
+
+    /// Writes what fits, in as many segments as are there; whether all was written.
+    fn write<D: Disk>(&mut self, disk: &mut D, work: &mut Work<'_>) -> bool {
+        while let Some(first) = work.first() {
+            let room = self.room();
+            let records = work.take(room);
+            if !records.is_empty() {
+                self.write_batch(disk, &records);
+            } else if !self.roll(disk, first.encoded_len()) {
+                return false;
+            }
+        }
+        self.request_ahead(disk);
+        true
+    }
+
+    fn room(&self) -> u64 {
+        self.active
+            .as_ref()
+            .map_or(0, |active| active.len - active.offset)
+    }
+
+    fn write_batch<D: Disk>(&mut self, disk: &mut D, records: &[Record<'_>]) {
+        let len: usize = records.iter().map(Record::encoded_len).sum();
+        let buffer = Buffer::with_capacity(BATCH_HEADER_BYTES + len);
+        self.encode_and_store(disk, buffer, records);
+    }
+
+    /// Stores `buffer`, which may hold the segment's header, with a batch behind it.
+    fn encode_and_store<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        mut buffer: Buffer,
+        records: &[Record<'_>],
+    ) {
+        let mark = self.durable.position;
+        let live = self.live.back_mut().expect("the active segment is live");
+        let active = self.active.as_mut().expect("there is room only in one");
+        let start = active.offset;
+        let salted = (active.salt, active.chain);
+        let batch_at = start + buffer.len() as u64;
+        active.chain = encode_batch(&mut buffer, batch_at, self.next_seq, mark, records, salted);
+        active.offset = start + buffer.len() as u64;
+        assert!(active.offset <= active.len, "a batch that does not fit");
+        live.end = active.offset;
+        self.next_seq += 1;
+        self.mark_written = self.mark_written.max(mark);
+        self.counters.batches += 1;
+        self.counters.bytes += buffer.len() as u64;
+        for record in records {
+            match *record {
+                Record::HardState(hard_state) => self.hard_state = hard_state,
+                Record::SnapshotMark { id, .. } => self.snapshot_mark = id,
+                Record::Entry { id, .. } => live.max_index = live.max_index.max(id.index),
+                Record::Truncate(_) => {}
+            }
+        }
+        disk.store(active.id, start, buffer.freeze());
+    }
+
+    /// Begins the next segment, if it is there and may be begun; `needed` is the length
+    /// of the record that it is for.
+    fn roll<D: Disk>(&mut self, disk: &mut D, needed: usize) -> bool {
+        let needed = OPENING_BYTES + needed as u64;
+        match self.next {
+            Next::Ready(info) if needed <= info.len => {
+                let opened = self
+                    .active
+                    .as_ref()
+                    .is_none_or(|active| self.durable.position.segment == active.id);
+                if opened {
+                    self.begin(disk, info);
+                }
+                opened
+            }
+            Next::Ready(info) => {
+                disk.remove_segment(info.id);
+                self.request(disk, clamp(needed.max(self.segment_bytes)));
+                false
+            }
+            Next::None => {
+                self.request(disk, clamp(needed.max(self.segment_bytes)));
+                false
+            }
+            Next::Requested(_) | Next::NoSpace { .. } => false,
+        }
+    }
+
+    /// Writes the header and the opening of a segment.
+    fn begin<D: Disk>(&mut self, disk: &mut D, info: SegmentInfo) {
+        if let Some(active) = self.active.take() {
+            self.continues = Some(Continues {
+                from: Position {
+                    segment: active.id,
+                    offset: active.offset,
+                },
+                chain: active.chain,
+            });
+        }
+        let header = SegmentHeader {
+            owner: self.owner,
+            id: info.id,
+            len: info.len,
+            first_seq: self.next_seq,
+            continues: self.continues,
+            mark: self.durable.position,
+        };
+        let salt = Salt::new(self.owner.incarnation, info.id);
+        self.active = Some(Active {
+            id: info.id,
+            len: info.len,
+            offset: 0,
+            salt,
+            chain: salt.chain(),
+        });
+        self.live.push_back(LiveSegment {
+            info,
+            max_index: Index::ZERO,
+            end: PAGE_BYTES,
+        });
+        self.next = Next::None;
+        self.counters.segments += 1;
+        let opening = [
+            Record::HardState(self.hard_state),
+            Record::SnapshotMark {
+                id: self.snapshot_mark,
+                restart: false,
+            },
+        ];
+        let mut buffer = Buffer::with_capacity(OPENING_BYTES as usize);
+        buffer.extend_from_slice(&header.encode());
+        self.encode_and_store(disk, buffer, &opening);
+        self.written = self.written.max(BatchSeq(1));
+    }
+
+    /// Has the next segment made while the current one still has room.
+    fn request_ahead<D: Disk>(&mut self, disk: &mut D) {
+        if let Some(active) = &self.active
+            && active.offset * 2 > active.len
+            && self.next == Next::None
+        {
+            self.request(disk, self.segment_bytes);
+        }
+    }
+
+    fn request<D: Disk>(&mut self, disk: &mut D, len: u64) {
+        self.last_id.0 += 1;
+        let id = self.last_id;
+        let spare = self.spare.take_if(|spare| spare.len == len);
+        self.next = Next::Requested(SegmentInfo { id, len });
+        disk.create_segment(id, len, spare.map(|spare| spare.id));
+    }
+
+    fn discard<D: Disk>(&mut self, disk: &mut D, info: SegmentInfo) {
+        if self.spare.is_none() && info.len == self.segment_bytes {
+            self.spare = Some(info);
+        } else {
+            disk.remove_segment(info.id);
+        }
+    }
+
+    fn sync<D: Disk>(&mut self, disk: &mut D) {
+        let active = self.active.as_ref().expect("something was stored");
+        let durable = Durable {
+            batch: self.written,
+            position: Position {
+                segment: active.id,
+                offset: active.offset,
+            },
+            proven: self.mark_written,
+            snapshot_mark: self.snapshot_mark,
+        };
+        let token = disk.sync();
+        self.counters.syncs += 1;
+        self.syncs.push_back(PendingSync { token, durable });
+    }
+
+    fn synced<D: Disk>(&mut self, disk: &mut D, token: SyncToken) {
+        while let Some(sync) = self.syncs.front()
+            && sync.token <= token
+        {
+            assert!(sync.durable.batch >= self.durable.batch);
+            self.durable = sync.durable;
+            self.syncs.pop_front();
+        }
+        self.pump(disk);
+        self.compact_now(disk);
+    }
+
+    /// Writes what waits, as far as there are segments.
+    fn pump<D: Disk>(&mut self, disk: &mut D) {
+        let before = self.counters.batches;
+        if self.active.is_none()
+            && let Next::Ready(info) = self.next
+        {
+            self.begin(disk, info);
+        }
+        while let Some(mut queued) = self.queue.pop_front() {
+            let entries = queued.entries.make_contiguous();
+            let mut work = Work {
+                hard_state: queued.hard_state,
+                truncate_from: queued.truncate_from,
+                mark: queued.mark,
+                entries,
+            };
+            let done = self.write(disk, &mut work);
+            let Work {
+                hard_state,
+                truncate_from,
+                mark,
+                entries,
+            } = work;
+            if done {
+                self.written = queued.seq;
+                continue;
+            }
+            let left = entries.len();
+            queued.entries.drain(..queued.entries.len() - left);
+            self.queue.push_front(Queued {
+                hard_state,
+                truncate_from,
+                mark,
+                ..queued
+            });
+            break;
+        }
+        if self.counters.batches != before {
+            self.sync(disk);
+        }
+    }
+
+    fn compact_now<D: Disk>(&mut self, disk: &mut D) {
+        let keep_from = self
+            .keep_from
+            .min(self.durable.snapshot_mark.index.next());
+        while let (Some(oldest), Some(second)) = (self.live.front(), self.live.get(1))
+            && oldest.max_index < keep_from
+            && second.info.id <= self.durable.proven.segment
+        {
+            let info = oldest.info;
+            self.live.pop_front();
+            self.discard(disk, info);
+        }
+    }
+}
+
+/// Whole pages, and sizes that the format can tell.
+fn clamp(segment_bytes: u64) -> u64 {
+    segment_bytes
+        .clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
+        .next_multiple_of(PAGE_BYTES)
+}

@@ -18,6 +18,9 @@ pub mod limits;
 pub mod time;
 pub mod types;
 
+pub mod client;
+pub mod config;
 pub mod disk;
+pub mod logging;
 pub mod mem;
 pub mod pb;

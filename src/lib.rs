@@ -18,10 +18,14 @@ pub mod limits;
 pub mod time;
 pub mod types;
 
+pub mod config;
 pub mod disk;
+pub mod logging;
 pub mod mem;
 pub mod pb;
 
 pub mod kv;
 pub mod raft;
 pub mod wal;
+
+pub mod client;

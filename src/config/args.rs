@@ -1,0 +1,312 @@
+//! The command line of `raft_example`.
+//!
+//! Misuse of the one argument prints what the original prints, with its exit code;
+//! all else is clap's. The command line has the last word over the cluster file.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::config::{Cluster, Config, Tuning};
+use crate::types::NodeId;
+
+/// The original's `return -1`.
+const EXIT_ORIGINAL: i32 = 255;
+/// Wrong usage otherwise.
+const EXIT_USAGE: i32 = 2;
+
+/// One node of the replicated key-value store.
+#[derive(Parser)]
+#[command(name = "raft_example", version, about, long_about = None)]
+struct Cli {
+    /// Which node this is: 0 to 6, or an id in the cluster file
+    #[arg(value_name = "N", allow_negative_numbers = true)]
+    node: Vec<String>,
+
+    /// TOML file with one [[node]] table a member (id, peer, client)
+    #[arg(long, value_name = "FILE")]
+    cluster: Option<PathBuf>,
+    /// Where raftnode_N/ is made
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    data_dir: PathBuf,
+    /// Event loops [default: cores - 1]
+    #[arg(long, value_name = "N")]
+    reactors: Option<usize>,
+
+    #[command(flatten)]
+    log: LogArgs,
+
+    /// Snapshot when the log since the last one exceeds this and that one's size [default: 16 MiB]
+    #[arg(long, value_name = "N")]
+    snapshot_log_bytes: Option<u64>,
+    /// Log that stays behind a snapshot [default: 4 MiB]
+    #[arg(long, value_name = "N")]
+    snapshot_tail_bytes: Option<u64>,
+    /// Log kept at most behind a snapshot that is being sent [default: 64 MiB]
+    #[arg(long, value_name = "N")]
+    snapshot_hold_bytes: Option<u64>,
+    /// A follower campaigns after a random time of silence in this range [default: 150-300]
+    #[arg(long, value_name = "MIN-MAX", value_parser = range_ms)]
+    election_timeout_ms: Option<(Duration, Duration)>,
+    /// How often a leader makes itself heard [default: 50]
+    #[arg(long, value_name = "N")]
+    heartbeat_ms: Option<u64>,
+    /// Size of a log segment [default: 16 MiB]
+    #[arg(long, value_name = "N")]
+    segment_bytes: Option<u64>,
+}
+
+/// What the command line says about logging, as text: [`crate::logging`] knows the
+/// words.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct LogArgs {
+    /// Levels: a default and exceptions, as in `info,Raft=debug`
+    #[arg(long = "log-level", value_name = "LEVEL", default_value = "debug")]
+    pub levels: String,
+    /// File with levels in the same words, read at start and again on SIGHUP
+    #[arg(long = "log-level-file", value_name = "FILE")]
+    pub levels_file: Option<PathBuf>,
+    /// Log to this file instead of stdout and stderr
+    #[arg(long = "log-file", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Log to stdout and stderr as well as to the file
+    #[arg(long = "log-console", requires = "file")]
+    pub console: bool,
+    /// What a line is made of: %n name, %t ctime, %T ISO 8601, %l level, %L LEVEL, %v message,
+    /// %P thread, %p pid, %% percent [default: "[%n][%t][%l] %v"]
+    #[arg(long = "log-pattern", value_name = "PATTERN")]
+    pub pattern: Option<String>,
+    /// When the file is rotated and how many old ones stay: `size=10M,age=day,keep=7`
+    #[arg(long = "log-rotate", value_name = "RULES", requires = "file")]
+    pub rotate: Option<String>,
+    /// Write each line before going on, instead of leaving it to a thread
+    #[arg(long = "log-sync")]
+    pub sync: bool,
+}
+
+/// What `raft_example` was asked to do, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerArgs {
+    /// Which node this is: one of `cluster`.
+    pub id: NodeId,
+    /// The members.
+    pub cluster: Cluster,
+    /// Cluster file and command line together.
+    pub tuning: Tuning,
+    /// Where `raftnode_N/` goes.
+    pub data_dir: PathBuf,
+    /// For [`crate::logging`].
+    pub log: LogArgs,
+}
+
+/// The program ends before it has begun: wrong usage, or `--help` and `--version`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ArgsExit {
+    /// What to print, without the newline at its end.
+    pub message: String,
+    /// The exit code: 0 goes with stdout, all others with stderr.
+    pub code: i32,
+}
+
+impl ArgsExit {
+    /// Wrong usage: exit code 2.
+    #[must_use]
+    pub fn usage(message: impl fmt::Display) -> ArgsExit {
+        ArgsExit {
+            message: message.to_string(),
+            code: EXIT_USAGE,
+        }
+    }
+
+    fn original(message: &str) -> ArgsExit {
+        ArgsExit {
+            message: message.into(),
+            code: EXIT_ORIGINAL,
+        }
+    }
+
+    /// Prints the message where it belongs and ends the process.
+    pub fn exit(self) -> ! {
+        use std::io::Write as _;
+        // Whom should a failure to print be told? The exit code remains.
+        let _ = if self.code == 0 {
+            writeln!(std::io::stdout(), "{}", self.message)
+        } else {
+            writeln!(std::io::stderr(), "{}", self.message)
+        };
+        std::process::exit(self.code)
+    }
+}
+
+impl ServerArgs {
+    /// Understands a command line, the program's name first, and reads the cluster
+    /// file that it names.
+    ///
+    /// # Errors
+    ///
+    /// What to print and how to exit: as the original (`param num error`, `invalid
+    /// node id`, 255) where the one argument is wrong, else 2; 0 for `--help`.
+    pub fn parse_from<T>(args: impl IntoIterator<Item = T>) -> Result<ServerArgs, ArgsExit>
+    where
+        T: Into<OsString> + Clone,
+    {
+        let cli = Cli::try_parse_from(args).map_err(|e| ArgsExit {
+            message: e.render().to_string().trim_end().into(),
+            code: match e.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
+                _ => EXIT_USAGE,
+            },
+        })?;
+        let [node] = cli.node.as_slice() else {
+            return Err(ArgsExit::original("param num error"));
+        };
+        let config = match &cli.cluster {
+            Some(path) => Config::read(path).map_err(ArgsExit::usage)?,
+            None => Config::default(),
+        };
+        let id = node_id(node)
+            .filter(|&id| config.cluster.member(id).is_some())
+            .ok_or_else(|| ArgsExit::original("invalid node id"))?;
+        let tuning = cli.tune(config.tuning);
+        tuning.check().map_err(ArgsExit::usage)?;
+        Ok(ServerArgs {
+            id,
+            cluster: config.cluster,
+            tuning,
+            data_dir: cli.data_dir,
+            log: cli.log,
+        })
+    }
+}
+
+impl Cli {
+    /// What the command line gives replaces what the file or the default says.
+    fn tune(&self, mut tuning: Tuning) -> Tuning {
+        fn set<T: Copy>(to: &mut T, given: Option<T>) {
+            *to = given.unwrap_or(*to);
+        }
+        set(&mut tuning.reactors, self.reactors);
+        set(&mut tuning.snapshot_log_bytes, self.snapshot_log_bytes);
+        set(&mut tuning.snapshot_tail_bytes, self.snapshot_tail_bytes);
+        set(&mut tuning.snapshot_hold_bytes, self.snapshot_hold_bytes);
+        set(&mut tuning.segment_bytes, self.segment_bytes);
+        set(
+            &mut tuning.heartbeat,
+            self.heartbeat_ms.map(Duration::from_millis),
+        );
+        if let Some((min, max)) = self.election_timeout_ms {
+            (tuning.election_timeout_min, tuning.election_timeout_max) = (min, max);
+        }
+        tuning
+    }
+}
+
+/// Digits and nothing else: the original took `3x` for 3.
+fn node_id(text: &str) -> Option<NodeId> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok().map(NodeId)).flatten()
+}
+
+fn range_ms(text: &str) -> Result<(Duration, Duration), String> {
+    text.split_once('-')
+        .and_then(|(min, max)| Some((min.trim().parse().ok()?, max.trim().parse().ok()?)))
+        .map(|(min, max)| (Duration::from_millis(min), Duration::from_millis(max)))
+        .ok_or_else(|| "not a range like 150-300".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn parse(line: &[&str]) -> Result<ServerArgs, ArgsExit> {
+        let line = line.iter().map(ToString::to_string);
+        ServerArgs::parse_from(std::iter::once("raft_example".to_string()).chain(line))
+    }
+
+    #[test]
+    fn a_bare_number_is_the_default_cluster_with_defaults() {
+        let args = parse(&["6"]).unwrap();
+        assert_eq!(args.id, NodeId(6));
+        assert_eq!(args.cluster, Cluster::default());
+        assert_eq!(args.tuning, Tuning::default());
+        assert_eq!(args.data_dir, PathBuf::from("."));
+        assert_eq!(args.log.levels, "debug");
+    }
+
+    #[test]
+    fn misuse_of_the_one_argument_ends_as_in_the_original() {
+        for line in [&[][..], &["0", "1"], &["--data-dir", "x"]] {
+            assert_eq!(parse(line), Err(ArgsExit::original("param num error")));
+        }
+        for id in [
+            "-1",
+            "7",
+            "abc",
+            "3x",
+            "",
+            " 3",
+            "+3",
+            "99999999999999999999",
+        ] {
+            assert_eq!(
+                parse(&[id]),
+                Err(ArgsExit::original("invalid node id")),
+                "{id:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn wrong_options_exit_with_2_and_say_which() {
+        for (line, part) in [
+            (&["0", "--nonsense"][..], "--nonsense"),
+            (&["0", "--heartbeat-ms", "x"], "--heartbeat-ms"),
+            (&["0", "--heartbeat-ms", "0"], "heartbeat_ms"),
+            (&["0", "--election-timeout-ms", "150"], "150-300"),
+            (
+                &["0", "--election-timeout-ms", "300-150"],
+                "election_timeout_ms",
+            ),
+            (&["0", "--log-rotate", "age=day"], "--log-file"),
+            (&["0", "--cluster", "/nonexistent"], "/nonexistent"),
+        ] {
+            let exit = parse(line).unwrap_err();
+            assert_eq!(exit.code, 2);
+            assert!(exit.message.contains(part), "{}", exit.message);
+        }
+    }
+
+    #[test]
+    fn help_and_version_exit_with_0() {
+        assert_eq!(parse(&["--help"]).unwrap_err().code, 0);
+        let version = parse(&["--version"]).unwrap_err();
+        assert_eq!(version.code, 0);
+        assert!(version.message.contains(env!("CARGO_PKG_VERSION")));
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file_and_the_file_over_the_default() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(
+            file,
+            "[[node]]\nid = 40\npeer = '127.0.0.1:1'\nclient = '127.0.0.1:2'\n\
+             [raft]\nelection_timeout_ms = [400, 500]\nheartbeat_ms = 20"
+        )
+        .unwrap();
+        let path = file.path().to_str().unwrap();
+        let args = parse(&["--cluster", path, "40", "--heartbeat-ms", "30"]).unwrap();
+        assert_eq!(args.id, NodeId(40));
+        assert_eq!(args.tuning.heartbeat, Duration::from_millis(30));
+        assert_eq!(args.tuning.election_timeout_min, Duration::from_millis(400));
+        assert_eq!(args.tuning.segment_bytes, Tuning::default().segment_bytes);
+        assert_eq!(
+            parse(&["--cluster", path, "0"]),
+            Err(ArgsExit::original("invalid node id"))
+        );
+    }
+}

@@ -1,0 +1,142 @@
+//! What an operator may turn, with defaults that are right for most.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use crate::config::ConfigError;
+use crate::limits;
+
+/// The smallest segment that takes the largest entry.
+const SEGMENT_BYTES_MIN: u64 = (limits::COMMAND_BYTES_MAX + limits::ENTRY_OVERHEAD_BYTES) as u64
+    + limits::SEGMENT_OVERHEAD_BYTES;
+/// Segments are written in full before use, so a larger one is a typing error.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// A segment is made of whole pages.
+const SEGMENT_BYTES_STEP: u64 = 4096;
+/// A cluster that needs a minute to notice a dead leader is not one.
+const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// More event loops than this help on no machine.
+const REACTORS_MAX: usize = 1024;
+
+/// What can be tuned; [`Tuning::check`] holds for what [`crate::config`] hands out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// A follower that hears nothing campaigns after a random time from here …
+    pub election_timeout_min: Duration,
+    /// … to here (paper §9.3). Default 150 to 300 ms.
+    pub election_timeout_max: Duration,
+    /// How often a leader with nothing to say says so. Default 50 ms.
+    pub heartbeat: Duration,
+    /// A snapshot is taken when the log since the last one is longer than this *and*
+    /// than that snapshot, in bytes. Default 16 MiB.
+    pub snapshot_log_bytes: u64,
+    /// How much log stays behind a snapshot for followers that are a little late, in
+    /// bytes. Default 4 MiB.
+    pub snapshot_tail_bytes: u64,
+    /// How much log is kept at most behind a snapshot that is being sent, in bytes.
+    /// Default 64 MiB.
+    pub snapshot_hold_bytes: u64,
+    /// One segment of the log, in bytes. Default [`limits::SEGMENT_BYTES`].
+    pub segment_bytes: u64,
+    /// Event loops. Default: one a core but the raft thread's, at least one.
+    pub reactors: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Tuning {
+            election_timeout_min: Duration::from_millis(150),
+            election_timeout_max: Duration::from_millis(300),
+            heartbeat: Duration::from_millis(50),
+            snapshot_log_bytes: 16 << 20,
+            snapshot_tail_bytes: 4 << 20,
+            snapshot_hold_bytes: 64 << 20,
+            segment_bytes: limits::SEGMENT_BYTES,
+            reactors: (cores - 1).max(1),
+        }
+    }
+}
+
+impl Tuning {
+    /// Whether the values can be and fit each other.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Tuning`], naming the value.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let (min, max) = (self.election_timeout_min, self.election_timeout_max);
+        let wrong = if self.heartbeat.is_zero() {
+            "heartbeat_ms: must be at least 1".into()
+        } else if min >= max {
+            format!(
+                "election_timeout_ms: {}-{}: the second must be larger, a random time between them keeps votes from splitting",
+                min.as_millis(),
+                max.as_millis()
+            )
+        } else if max > ELECTION_TIMEOUT_MAX {
+            format!(
+                "election_timeout_ms: must be at most {}",
+                ELECTION_TIMEOUT_MAX.as_millis()
+            )
+        } else if self.heartbeat * 2 > min {
+            format!(
+                "heartbeat_ms: {} is more than half of the shortest election timeout ({} ms): one lost heartbeat would start an election",
+                self.heartbeat.as_millis(),
+                min.as_millis()
+            )
+        } else if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes)
+            || self.segment_bytes % SEGMENT_BYTES_STEP != 0
+        {
+            format!(
+                "segment_bytes: {}: must be a multiple of {SEGMENT_BYTES_STEP} from {} to {SEGMENT_BYTES_MAX}",
+                self.segment_bytes,
+                SEGMENT_BYTES_MIN.next_multiple_of(SEGMENT_BYTES_STEP)
+            )
+        } else if self.snapshot_log_bytes == 0 {
+            "snapshot_log_bytes: must be at least 1".into()
+        } else if self.snapshot_hold_bytes < self.snapshot_tail_bytes {
+            format!(
+                "snapshot_hold_bytes: {} is less than snapshot_tail_bytes, {}",
+                self.snapshot_hold_bytes, self.snapshot_tail_bytes
+            )
+        } else if !(1..=REACTORS_MAX).contains(&self.reactors) {
+            format!("reactors: must be from 1 to {REACTORS_MAX}")
+        } else {
+            return Ok(());
+        };
+        Err(ConfigError::Tuning(wrong))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(change: impl FnOnce(&mut Tuning)) -> String {
+        let mut tuning = Tuning::default();
+        change(&mut tuning);
+        tuning.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_pass_the_check() {
+        Tuning::default().check().unwrap();
+    }
+
+    #[test]
+    fn each_refusal_names_its_value() {
+        let ms = Duration::from_millis;
+        assert!(refusal(|t| t.heartbeat = ms(0)).starts_with("heartbeat_ms"));
+        assert!(refusal(|t| t.heartbeat = ms(76)).starts_with("heartbeat_ms"));
+        assert!(refusal(|t| t.election_timeout_max = ms(150)).starts_with("election_timeout_ms"));
+        assert!(
+            refusal(|t| t.election_timeout_max = ms(60_001)).starts_with("election_timeout_ms")
+        );
+        assert!(refusal(|t| t.segment_bytes += 1).starts_with("segment_bytes"));
+        assert!(refusal(|t| t.segment_bytes = 4096).starts_with("segment_bytes"));
+        assert!(refusal(|t| t.snapshot_log_bytes = 0).starts_with("snapshot_log_bytes"));
+        assert!(refusal(|t| t.snapshot_hold_bytes = 1).starts_with("snapshot_hold_bytes"));
+        assert!(refusal(|t| t.reactors = 0).starts_with("reactors"));
+    }
+}

@@ -21,3 +21,4 @@ pub mod types;
 pub mod disk;
 pub mod mem;
 pub mod pb;
+pub mod sim;

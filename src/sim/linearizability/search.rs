@@ -11,10 +11,12 @@
 //! - Of operations with the same condition and the same effect, the one that returned first
 //!   goes first: two that stand the other way round could be exchanged.
 //! - Values that nobody read are all the same value.
+//! - What the moments alone rule out is not searched for; see [`Zone`].
 //! - A value does not leave the register while reads of it are to come and no write of it is.
 //! - An operation without an answer is placed only right before one that needs it. Placed earlier,
 //!   it could be moved there, or left out: nothing in between depends on it.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
@@ -69,6 +71,19 @@ struct Known {
     needs: Needs,
     /// What it leaves behind; `None` if it changes nothing.
     leaves: Option<State>,
+    /// What may be next is tried in this order; see [`Zone`].
+    urgency_ns: u64,
+}
+
+impl Known {
+    /// The value that it reads or writes, if somebody read it.
+    fn value(&self) -> Option<State> {
+        let value = match (self.needs, self.leaves) {
+            (Needs::Exactly(value), _) => Some(value),
+            (_, leaves) => leaves,
+        };
+        value.filter(|v| *v >= FIRST_READ)
+    }
 }
 
 /// What an operation without an answer would do.
@@ -111,6 +126,8 @@ struct Frame {
 pub(super) struct Register {
     /// By invocation.
     known: Vec<Known>,
+    /// There is no order, as is seen without a search.
+    impossible: bool,
     pending: BTreeMap<Effect, Pending>,
     state: State,
     /// Those of `known` that are not placed, as a ring; its start and end is `known.len()`.
@@ -153,6 +170,7 @@ impl Register {
                     returned_ns: *returned_ns,
                     needs,
                     leaves,
+                    urgency_ns: *returned_ns,
                 });
             } else {
                 let effect = match &operation.action {
@@ -165,7 +183,18 @@ impl Register {
                 same.invoked_ns.push(operation.invoked_ns);
             }
         }
-        Register::with(known, pending, values.len() + FIRST_READ as usize)
+        let values = values.len() + FIRST_READ as usize;
+        let zones = zones(&known, &pending, values);
+        for operation in &mut known {
+            if let Some(value) = operation.value() {
+                let zone = &zones[value as usize];
+                operation.urgency_ns = zone.first_return_ns.max(zone.last_invocation_ns);
+            }
+        }
+        Register {
+            impossible: contradict(&known, &zones),
+            ..Register::with(known, pending, values)
+        }
     }
 
     fn with(known: Vec<Known>, pending: BTreeMap<Effect, Pending>, values: usize) -> Register {
@@ -187,6 +216,7 @@ impl Register {
         }
         let ring = known.len() + 1;
         Register {
+            impossible: false,
             pending,
             state: ABSENT,
             next: (0..ring).map(|i| (i + 1) % ring).collect(),
@@ -201,6 +231,9 @@ impl Register {
 
     /// Looks for an order, entering at most `steps_max` configurations.
     pub(super) fn search(mut self, steps_max: u64) -> Answer {
+        if self.impossible {
+            return Answer::NoOrder;
+        }
         let mut entered: HashSet<Box<[u64]>> = HashSet::new();
         let mut path: Vec<Frame> = Vec::new();
         let mut steps = 0;
@@ -301,17 +334,20 @@ impl Register {
             }
             at = self.next[at];
         }
-        kinds.sort_by_key(|k| std::cmp::Reverse(self.known[*k].returned_ns));
+        // A read that only an operation without an answer explains is tried in its turn; to use one
+        // up for anything else is the last resort.
+        let last_resort = |k: usize| {
+            let Known { needs, .. } = self.known[k];
+            !needs.fits(self.state) && !matches!(needs, Needs::Exactly(_))
+        };
+        kinds.sort_by_key(|&k| Reverse((last_resort(k), self.known[k].urgency_ns)));
         let mut moves = Vec::new();
-        for &known in &kinds {
-            if !self.known[known].needs.fits(self.state) {
-                self.moves_with_pending(known, first_return, &mut moves);
-            }
-        }
         for &known in &kinds {
             if self.known[known].needs.fits(self.state) {
                 let before = [None, None];
                 moves.push(Move { before, known });
+            } else {
+                self.moves_with_pending(known, first_return, &mut moves);
             }
         }
         moves
@@ -461,4 +497,91 @@ fn meaning(
         }
         (Action::Remove | Action::Get, _) => (Needs::Absent, None),
     }
+}
+
+/// What a value's write and its reads say together about when the register holds it.
+///
+/// If the value was written once and the first return comes before the last invocation, the register
+/// holds it from the one to the other, and nothing else then; else all of them fit into any one moment
+/// between the two (Gibbons and Korach, *Testing shared memories*, 1997). What such zones contradict
+/// needs no search, which would have to try everything. And if there is an order, it is found soon by
+/// taking the values in the order of the later of the two moments, for so they get out of each
+/// other's way.
+#[derive(Clone, Copy, Debug)]
+struct Zone {
+    first_return_ns: u64,
+    last_invocation_ns: u64,
+    /// The latest invocation of a write of the value.
+    written_ns: u64,
+    writes: u32,
+}
+
+fn zones(known: &[Known], pending: &BTreeMap<Effect, Pending>, values: usize) -> Vec<Zone> {
+    let empty = Zone {
+        first_return_ns: u64::MAX,
+        last_invocation_ns: 0,
+        written_ns: 0,
+        writes: 0,
+    };
+    let mut zones = vec![empty; values];
+    for operation in known {
+        if let Some(value) = operation.value() {
+            let zone = &mut zones[value as usize];
+            zone.first_return_ns = zone.first_return_ns.min(operation.returned_ns);
+            zone.last_invocation_ns = zone.last_invocation_ns.max(operation.invoked_ns);
+            if operation.leaves.is_some() {
+                zone.written_ns = zone.written_ns.max(operation.invoked_ns);
+                zone.writes += 1;
+            }
+        }
+    }
+    for (effect, same) in pending {
+        if let Effect::Put(value) | Effect::Update(value) = *effect
+            && value >= FIRST_READ
+        {
+            let zone = &mut zones[value as usize];
+            for &invoked_ns in &same.invoked_ns {
+                zone.last_invocation_ns = zone.last_invocation_ns.max(invoked_ns);
+                zone.written_ns = zone.written_ns.max(invoked_ns);
+                zone.writes += 1;
+            }
+        }
+    }
+    zones
+}
+
+/// Whether the values' zones rule out that there is an order.
+fn contradict(known: &[Known], zones: &[Zone]) -> bool {
+    let read = zones.iter().enumerate().skip(FIRST_READ as usize);
+    let mut held: Vec<(State, Zone)> = Vec::new();
+    for (value, zone) in read.clone() {
+        let too_early = zone.writes == 1 && zone.first_return_ns < zone.written_ns;
+        if zone.writes == 0 || too_early {
+            return true;
+        }
+        if zone.writes == 1 && zone.first_return_ns < zone.last_invocation_ns {
+            held.push((State::try_from(value).expect("fewer values"), *zone));
+        }
+    }
+    held.sort_by_key(|(_, zone)| zone.first_return_ns);
+    let overlap = |pair: &[(State, Zone)]| pair[1].1.first_return_ns < pair[0].1.last_invocation_ns;
+    if held.windows(2).any(overlap) {
+        return true;
+    }
+    // The value that is held all the time between these two moments, and a little beyond.
+    let held_around = |from_ns: u64, to_ns: u64| {
+        let after = held.partition_point(|(_, zone)| zone.first_return_ns < from_ns);
+        let (value, zone) = held[..after].last()?;
+        (to_ns < zone.last_invocation_ns).then_some(*value)
+    };
+    let moment_taken = read.clone().any(|(value, zone)| {
+        let other = held_around(zone.last_invocation_ns, zone.first_return_ns);
+        zone.writes == 1 && other.is_some_and(|o| o as usize != value)
+    });
+    moment_taken
+        || known.iter().any(|operation| {
+            held_around(operation.invoked_ns, operation.returned_ns).is_some_and(|value| {
+                !operation.needs.fits(value) || operation.leaves.is_some_and(|l| l != value)
+            })
+        })
 }

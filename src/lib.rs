@@ -29,3 +29,4 @@ pub mod raft;
 pub mod wal;
 
 pub mod client;
+pub mod sim;

@@ -28,5 +28,6 @@ pub mod kv;
 pub mod raft;
 pub mod wal;
 
-pub mod client;
+pub mod node;
+
 pub mod sim;

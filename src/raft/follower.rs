@@ -186,6 +186,11 @@ impl Raft {
         }
         info!(target: "Raft", "install snapshot: last={last} own_last={}", self.log.last());
         self.commit_index = last.index;
+        // A truncation that was not written yet is contained in the log's new beginning.
+        self.out
+            .write
+            .truncate_from
+            .take_if(|from| *from <= last.index);
         if self.log.contains(last) {
             // What follows it in the own log may well be right, and stays (§7).
             self.log.compact(last.index);

@@ -105,9 +105,7 @@ impl Accepted {
         if index == self.mark.index {
             return Some(self.mark.term);
         }
-        (index <= self.last)
-            .then(|| self.terms.at(index))
-            .flatten()
+        (index <= self.last).then(|| self.terms.at(index)).flatten()
     }
 }
 
@@ -682,9 +680,7 @@ impl Wal {
     }
 
     fn compact_now<D: Disk>(&mut self, disk: &mut D) {
-        let keep_from = self
-            .keep_from
-            .min(self.durable.snapshot_mark.index.next());
+        let keep_from = self.keep_from.min(self.durable.snapshot_mark.index.next());
         while let (Some(oldest), Some(second)) = (self.live.front(), self.live.get(1))
             && oldest.max_index < keep_from
             && second.info.id <= self.durable.proven.segment

@@ -1,0 +1,343 @@
+//! What comes in, what goes out, and the order in which a batch is carried out.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use log::error;
+
+use crate::disk::{Disk, DiskEvent, FileId};
+use crate::kv::{SessionLimits, StateMachine};
+use crate::limits;
+use crate::node::durability::Ledger;
+use crate::node::install::Install;
+use crate::node::peers::Peers;
+use crate::node::requests::{Answer, Caller, Requests};
+use crate::node::snapshots::Snapshots;
+use crate::node::transfer::Transfers;
+use crate::node::{Hello, HelloReply};
+use crate::raft::{Message, Raft};
+use crate::time::Time;
+use crate::types::{Index, NodeId, Term};
+
+/// What a node is told at its start.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// This node.
+    pub id: NodeId,
+    /// All members in ascending order, this node among them.
+    pub members: Vec<NodeId>,
+    /// A hash of the first members.
+    pub cluster_id: u64,
+    /// Names the data directory; drawn when that was created.
+    pub incarnation: u64,
+    /// An election begins after a time drawn from this range.
+    pub election_timeout: (Duration, Duration),
+    /// How often a leader says that it is there.
+    pub heartbeat: Duration,
+    /// Seeds all random choices.
+    pub seed: u64,
+    /// The length of a log segment, in bytes.
+    pub segment_bytes: u64,
+    /// The length of the segment that each start opens, in bytes.
+    pub first_segment_bytes: u64,
+    /// A snapshot is taken when the log since the last one is longer than this and
+    /// than the last snapshot, in bytes.
+    pub snapshot_log_bytes: u64,
+    /// How much of the log behind a snapshot stays for followers that are a little
+    /// behind, in bytes.
+    pub snapshot_tail_bytes: u64,
+    /// How much of the log stays for a follower that is being sent a snapshot, in bytes.
+    pub snapshot_hold_bytes: u64,
+    /// Bounds of the session table; the same on all nodes.
+    pub session_limits: SessionLimits,
+}
+
+/// What leaves the node. The driver drains it after each flush.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// Messages to peers.
+    pub messages: Vec<Message>,
+    /// Answers to clients.
+    pub answers: Vec<(Caller, Answer)>,
+    /// Answers to peers that introduced themselves.
+    pub hellos: Vec<(Caller, HelloReply)>,
+}
+
+/// How many entries, and how many bytes of them, one flush applies at most, so that
+/// heartbeats go out in time while a long log is caught up with.
+const APPLY_ENTRIES_MAX: usize = 8_192;
+const APPLY_BYTES_MAX: usize = 16 << 20;
+
+/// One member of the cluster. See the module's docs.
+pub struct Node<D: Disk> {
+    pub(super) config: NodeConfig,
+    pub(super) raft: Raft,
+    pub(super) ledger: Ledger,
+    pub(super) disk: D,
+    pub(super) machine: StateMachine,
+    pub(super) requests: Requests,
+    pub(super) snapshots: Snapshots,
+    pub(super) transfers: Transfers,
+    pub(super) install: Install,
+    pub(super) peers: Peers,
+    pub(super) out: Outputs,
+    /// The term that this node leads, as far as its clients have been told.
+    leading: Option<Term>,
+    failure: Option<String>,
+}
+
+/// What [`Node::open`](super::recovery) puts together.
+pub(super) struct Parts<D: Disk> {
+    pub(super) config: NodeConfig,
+    pub(super) raft: Raft,
+    pub(super) ledger: Ledger,
+    pub(super) disk: D,
+    pub(super) machine: StateMachine,
+    pub(super) snapshots: Snapshots,
+    pub(super) install: Install,
+    pub(super) peers: Peers,
+}
+
+impl<D: Disk> Node<D> {
+    pub(super) fn assemble(parts: Parts<D>) -> Node<D> {
+        let Parts {
+            config,
+            raft,
+            ledger,
+            disk,
+            machine,
+            snapshots,
+            install,
+            peers,
+        } = parts;
+        Node {
+            config,
+            raft,
+            ledger,
+            disk,
+            machine,
+            requests: Requests::default(),
+            snapshots,
+            transfers: Transfers::default(),
+            install,
+            peers,
+            out: Outputs::default(),
+            leading: None,
+            failure: None,
+        }
+    }
+
+    /// Takes in a message of a peer that has introduced itself.
+    pub fn handle_peer(&mut self, now: Time, message: Message) {
+        if self.failure.is_none() {
+            self.raft.step(now, message);
+        }
+    }
+
+    /// A peer introduces itself on a new connection.
+    pub fn handle_hello(&mut self, now: Time, caller: Caller, hello: Hello) {
+        if self.failure.is_none() {
+            self.meet(now, caller, hello);
+        }
+    }
+
+    /// A peer answers our introduction.
+    pub fn handle_hello_reply(&mut self, now: Time, from: NodeId, reply: HelloReply) {
+        if self.failure.is_none() {
+            self.hear_back(now, from, reply);
+        }
+    }
+
+    /// The connection to a peer broke or was made anew: what was on its way may be lost.
+    pub fn handle_reconnect(&mut self, peer: NodeId) {
+        self.raft.peer_unreachable(peer);
+    }
+
+    /// Takes in what became of something the disk was asked for.
+    pub fn handle_disk(&mut self, now: Time, event: DiskEvent) {
+        if self.failure.is_some() {
+            return;
+        }
+        if let DiskEvent::Failed { what, error } = &event {
+            return self.fail(format!("{what}: {error}"));
+        }
+        let progress = match self.ledger.wal.on_event(&mut self.disk, &event) {
+            Ok(progress) => progress,
+            Err(error) => return self.fail(error.to_string()),
+        };
+        if progress.durable.is_some() {
+            self.ledger
+                .confirm(now, &mut self.raft, &mut self.out.messages);
+        }
+        match event {
+            DiskEvent::FileAppended { id, len } => self.file_appended(id, len),
+            DiskEvent::FileFinished(id) => self.file_finished(now, id),
+            DiskEvent::FileNoSpace(id) => self.file_no_space(id),
+            DiskEvent::FileRead { id, offset, data } => self.file_read(id, offset, &data),
+            DiskEvent::SegmentReady(_)
+            | DiskEvent::SegmentNoSpace(_)
+            | DiskEvent::Synced(_)
+            | DiskEvent::Failed { .. } => {}
+        }
+    }
+
+    /// Lets time pass. To be called after what has come in was handed over, so that a
+    /// process that was paused looks at its mail before it thinks itself alone.
+    pub fn tick(&mut self, now: Time) {
+        if self.failure.is_none() {
+            self.raft.tick(now);
+            self.tick_transfers(now);
+            self.ledger.wal.retry_space(&mut self.disk);
+        }
+    }
+
+    /// When [`Node::tick`] and [`Node::flush`] are due.
+    #[must_use]
+    pub fn next_deadline(&self, now: Time) -> Time {
+        if self.applied() < self.raft.commit_index() || self.snapshots.wants_turn(&self.machine) {
+            return now;
+        }
+        self.raft
+            .next_deadline()
+            .min(self.transfers.next_deadline())
+    }
+
+    /// Carries out all that the batch of inputs since the last flush asks for.
+    pub fn flush(&mut self, now: Time) {
+        if self.failure.is_some() {
+            return;
+        }
+        self.carry_out(now);
+        self.apply();
+        self.notice_leadership();
+        self.serve_reads();
+        self.advance_snapshot();
+        self.check_caught_up(now);
+    }
+
+    fn file_appended(&mut self, id: FileId, len: u64) {
+        if let FileId::SnapshotDraft(last) = id {
+            self.draft_appended(last, len);
+        }
+    }
+
+    fn file_finished(&mut self, now: Time, id: FileId) {
+        match id {
+            FileId::Snapshot(last) if self.snapshots.is_taking(last) => self.draft_finished(last),
+            FileId::Snapshot(last) => self.incoming_finished(last),
+            FileId::Peers => self.peers_finished(now),
+            FileId::SnapshotDraft(_) | FileId::SnapshotIncoming { .. } | FileId::PeersDraft => {}
+        }
+    }
+
+    fn file_no_space(&mut self, id: FileId) {
+        match id {
+            FileId::SnapshotDraft(last) => self.draft_no_space(last),
+            FileId::SnapshotIncoming { .. } => self.incoming_no_space(id),
+            // A few bytes, without which nobody can be answered: as good as a failure.
+            FileId::PeersDraft => self.fail("no space left on the disk for `peers`".to_owned()),
+            FileId::Snapshot(_) | FileId::Peers => {}
+        }
+    }
+
+    fn file_read(&mut self, id: FileId, offset: u64, data: &Bytes) {
+        match id {
+            FileId::Snapshot(last) => self.chunk_read(last, offset, data),
+            FileId::SnapshotIncoming { .. } => self.incoming_read(id, offset, data),
+            FileId::SnapshotDraft(_) | FileId::Peers | FileId::PeersDraft => {}
+        }
+    }
+
+    /// Applies what is committed, a bounded slice of it at a time, and answers those
+    /// who wait for it.
+    fn apply(&mut self) {
+        let (mut entries, mut bytes) = (0, 0);
+        while self.applied() < self.raft.commit_index() {
+            if entries >= APPLY_ENTRIES_MAX || bytes >= APPLY_BYTES_MAX {
+                break;
+            }
+            if self.machine.snapshot_pressure() {
+                self.advance_snapshot();
+                if self.machine.snapshot_pressure() {
+                    break;
+                }
+            }
+            let index = self.applied().next();
+            let entry = self
+                .raft
+                .log()
+                .get(index)
+                .expect("committed entries stay until applied");
+            let outcome = self.machine.apply(entry.id, &entry.payload);
+            entries += 1;
+            bytes += entry.size_bytes();
+            self.snapshots.count(entry.size_bytes());
+            self.requests
+                .applied(entry.id, outcome, &mut self.out.answers);
+        }
+    }
+
+    /// Tells clients when leadership was lost: what they wait for may or may not happen.
+    fn notice_leadership(&mut self) {
+        let leads = self.raft.is_leader().then(|| self.raft.term());
+        if leads != self.leading {
+            if self.leading.is_some() {
+                self.requests.leadership_lost(&mut self.out.answers);
+                self.transfers.clear();
+            }
+            self.leading = leads;
+        }
+    }
+
+    /// What goes out since the driver last took it.
+    pub fn outputs(&mut self) -> &mut Outputs {
+        &mut self.out
+    }
+
+    /// The disk.
+    pub fn disk(&mut self) -> &mut D {
+        &mut self.disk
+    }
+
+    /// Gives the disk back; the node is gone. For drivers that crash it.
+    #[must_use]
+    pub fn into_disk(self) -> D {
+        self.disk
+    }
+
+    /// The consensus core, for looking at.
+    #[must_use]
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// The state machine, for looking at.
+    #[must_use]
+    pub fn machine(&self) -> &StateMachine {
+        &self.machine
+    }
+
+    /// Up to where entries have been applied.
+    #[must_use]
+    pub fn applied(&self) -> Index {
+        self.machine.applied().index
+    }
+
+    /// Why the node has stopped: it does and answers nothing any more.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// Local I/O has failed: stops before anything is promised that may not be so.
+    pub(super) fn fail(&mut self, why: String) {
+        error!(target: "Raft", "stop: {why}");
+        self.out = Outputs::default();
+        self.failure = Some(why);
+    }
+}
+
+const _: () = assert!(
+    APPLY_BYTES_MAX >= limits::COMMAND_BYTES_MAX,
+    "a slice takes any entry"
+);

@@ -1,0 +1,169 @@
+//! The durability rule of the store, in one place.
+//!
+//! Nothing that speaks for the disk leaves before the sync: neither votes and append
+//! replies, nor *any* message of a term that is not on disk yet. (A candidate could
+//! otherwise crash, lose its unsynced term and tail, campaign again in the same term
+//! and count a late grant that was given to its longer log.) Heartbeats and their
+//! answers wait for nothing but the term, which is on disk long since; so a slow sync
+//! of entries costs no leadership.
+//!
+//! A leader's AppendEntries may overtake its own write (thesis §10.2.1), since the
+//! core counts the leader in the quorum by what [`Raft::persisted`] confirmed.
+
+use std::collections::VecDeque;
+
+use crate::disk::Disk;
+use crate::node::core::Node;
+use crate::raft::{Message, Raft, Ready, Write};
+use crate::time::Time;
+use crate::types::{HardState, Index};
+use crate::wal::{Batch, BatchSeq, Wal};
+
+/// What waits for which sync.
+pub(super) struct Ledger {
+    pub(super) wal: Wal,
+    /// Batches on their way to the disk, in order.
+    batches: VecDeque<Written>,
+    /// Messages that wait for a batch, in the order of their batches.
+    waiting: VecDeque<(BatchSeq, Message)>,
+    /// The batch with the current term in it.
+    term: BatchSeq,
+    /// The last batch.
+    last: BatchSeq,
+}
+
+/// A batch on its way to the disk.
+struct Written {
+    seq: BatchSeq,
+    hard_state: Option<HardState>,
+    /// Up to where the log is durable with this batch.
+    last: Index,
+}
+
+impl Ledger {
+    pub(super) fn new(wal: Wal) -> Ledger {
+        let opened = wal.appended();
+        Ledger {
+            wal,
+            batches: VecDeque::new(),
+            waiting: VecDeque::new(),
+            // The fresh segment repeats the hard state: nobody is told anything before
+            // that is on disk.
+            term: opened,
+            last: opened,
+        }
+    }
+
+    /// Hands a write to the log, and returns the batch after which all up to and with
+    /// it is durable.
+    fn write<D: Disk>(&mut self, disk: &mut D, write: Write, raft: &mut Raft) -> BatchSeq {
+        let Write {
+            hard_state,
+            truncate_from,
+            reset_to,
+        } = write;
+        let entries = raft.unwritten();
+        let batch = Batch {
+            hard_state,
+            truncate_from,
+            snapshot_mark: reset_to,
+            entries,
+        };
+        if batch.is_empty() {
+            return self.last;
+        }
+        self.last = self.wal.append(disk, batch);
+        // What this batch truncates is no longer durable by an earlier one, even if an
+        // equal entry takes its place.
+        if let Some(end) = truncate_from
+            .map(Index::prev)
+            .or(reset_to.map(|_| Index::ZERO))
+        {
+            self.batches
+                .iter_mut()
+                .for_each(|batch| batch.last = batch.last.min(end));
+        }
+        if hard_state.is_some() {
+            self.term = self.last;
+        }
+        let last = raft.log().last().index;
+        self.batches.push_back(Written {
+            seq: self.last,
+            hard_state,
+            last,
+        });
+        self.last
+    }
+
+    /// Lets `message` go once `batch` is on disk.
+    fn send_after(&mut self, batch: BatchSeq, message: Message, out: &mut Vec<Message>) {
+        if batch <= self.wal.durable() {
+            out.push(message);
+        } else {
+            // The newest batch so far is the newest that anyone waits for.
+            let at = self.waiting.partition_point(|(seq, _)| *seq <= batch);
+            self.waiting.insert(at, (batch, message));
+        }
+    }
+
+    /// The disk has caught up with some batches: tells the core, lets their messages go.
+    pub(super) fn confirm(&mut self, now: Time, raft: &mut Raft, out: &mut Vec<Message>) {
+        let durable = self.wal.durable();
+        while self
+            .batches
+            .front()
+            .is_some_and(|batch| batch.seq <= durable)
+        {
+            let Written {
+                hard_state, last, ..
+            } = self.batches.pop_front().expect("there is a front");
+            raft.persisted(now, hard_state, last);
+        }
+        while self
+            .waiting
+            .front()
+            .is_some_and(|(batch, _)| *batch <= durable)
+        {
+            out.push(self.waiting.pop_front().expect("there is a front").1);
+        }
+    }
+}
+
+impl<D: Disk> Node<D> {
+    /// Carries out what the core asks for. **The order of these lines, and what each
+    /// message waits for, is the durability rule of the store; it is written nowhere
+    /// else.**
+    pub(super) fn carry_out(&mut self, now: Time) {
+        let Ready {
+            write,
+            messages,
+            promises,
+            reads,
+            snapshots_wanted,
+            chunks,
+            chunk_replies,
+        } = self.raft.take_ready(now);
+        // The sync runs while the batch is being sent.
+        let written = self.ledger.write(&mut self.disk, write, &mut self.raft);
+        for message in messages {
+            self.ledger
+                .send_after(self.ledger.term, message, &mut self.out.messages);
+        }
+        for message in promises {
+            self.ledger
+                .send_after(written, message, &mut self.out.messages);
+        }
+        let lost = self.not_leading();
+        self.requests
+            .take_reads(reads, &lost, &mut self.out.answers);
+        for to in snapshots_wanted {
+            self.begin_transfer(now, to);
+        }
+        for (message, chunk) in chunks {
+            self.receive_chunk(now, message, chunk);
+        }
+        for (from, snapshot, next_offset) in chunk_replies {
+            self.continue_transfer(now, from, snapshot, next_offset);
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The node: the consensus core, the log on disk, the state machine and the requests
+//! that wait for them, held together by one thread.
+//!
+//! A [`Node`] is a value that does no I/O of its own and knows no sockets. Its driver
+//! (a thread of the server, or the simulator) gives it what came in, calls
+//! [`Node::flush`] once for the whole batch, and takes what goes out from
+//! [`Node::outputs`]. It is generic over one trait, the [`Disk`](crate::disk::Disk).
+//!
+//! | file | what happens there |
+//! |---|---|
+//! | `core.rs` | what comes in, what goes out, the order of a flush |
+//! | `durability.rs` | **the durability rule**: what waits for which sync |
+//! | `requests.rs` | clients: writes, reads, who gets which answer |
+//! | `snapshots.rs` | taking snapshots beside writes, compaction of the log |
+//! | `transfer.rs` | sending a snapshot to a follower |
+//! | `install.rs` | receiving one |
+//! | `peers.rs` | who is who: incarnations, lost directories, the right to vote |
+//! | `recovery.rs` | what the disk has at a start |
+//! | `status.rs` | what operators see |
+
+mod core;
+mod durability;
+mod install;
+mod peers;
+mod recovery;
+mod requests;
+mod snapshots;
+mod status;
+mod transfer;
+
+pub use self::core::{Node, NodeConfig, Outputs};
+pub use self::peers::{Hello, HelloReply, PROTOCOL_VERSION};
+pub use self::recovery::{OpenError, RecoverySummary};
+pub use self::requests::{Answer, Caller, Request};
+pub use self::status::{PeerStatus, Status};

@@ -1,0 +1,305 @@
+//! What the disk has at a start, and what a node makes of it.
+//!
+//! The newest snapshot that verifies and the log behind it, if they fit together; a
+//! log without the snapshot that it begins behind is lost data, and refused.
+
+use log::{info, warn};
+
+use crate::disk::{Disk, FileId, FileInfo};
+use crate::kv::{Restore, SnapshotError, StateMachine};
+use crate::node::core::{Node, NodeConfig, Parts};
+use crate::node::durability::Ledger;
+use crate::node::install::Install;
+use crate::node::peers::Peers;
+use crate::node::snapshots::Snapshots;
+use crate::raft::{Config, Log, Raft, SnapshotMeta};
+use crate::time::Time;
+use crate::types::{Entry, EntryId};
+use crate::wal::{Batch, Recovered, Wal, WalError, WalOptions};
+
+/// Why a node does not start. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The log.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// The directory or a file in it cannot be read.
+    #[error("{what}: {source}")]
+    Read {
+        /// What was read.
+        what: String,
+        /// Why it can't be.
+        source: std::io::Error,
+    },
+    /// The log begins behind an entry that no intact snapshot reaches.
+    #[error(
+        "the log begins behind {mark}, but {found}: acknowledged data is missing; restore the \
+         .snap files of this directory, or move the directory away and let the node catch up \
+         from its peers"
+    )]
+    SnapshotMissing {
+        /// Where the log begins.
+        mark: EntryId,
+        /// What is there instead.
+        found: String,
+    },
+    /// The file that keeps the incarnations of the peers is damaged.
+    #[error(
+        "the file `peers` is damaged: it says whether this node may vote; move the data directory \
+         away and let the node catch up from its peers"
+    )]
+    Peers,
+}
+
+/// What was found at a start, for the operator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoverySummary {
+    /// The newest snapshot.
+    pub snapshot: EntryId,
+    /// Entries read from the log.
+    pub entries: usize,
+    /// Whether a write was cut off that a crash had left incomplete.
+    pub torn: bool,
+}
+
+const READ_BYTES: usize = 1 << 20;
+
+/// The newest snapshot, restored, and what else there is of the kind.
+struct FoundSnapshots {
+    machine: StateMachine,
+    newest: Option<SnapshotMeta>,
+    /// The intact ones, as far as was looked, the newest last.
+    kept: Vec<EntryId>,
+    /// Why the newest is not the newest file, if it is not.
+    damaged: Option<String>,
+}
+
+impl<D: Disk> Node<D> {
+    /// Starts a node from what its disk has; the disk of a new node is empty.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing was changed then.
+    pub fn open(
+        config: NodeConfig,
+        mut disk: D,
+        now: Time,
+    ) -> Result<(Node<D>, RecoverySummary), OpenError> {
+        let files = disk
+            .files()
+            .map_err(|source| read_error("the data directory", source))?;
+        let peers = find_peers(&mut disk, &files, config.members.len())?;
+        let FoundSnapshots {
+            machine,
+            newest,
+            kept,
+            damaged,
+        } = find_snapshots(&mut disk, &config, &files)?;
+        let options = WalOptions {
+            node: config.id,
+            cluster_id: config.cluster_id,
+            incarnation: config.incarnation,
+            segment_bytes: config.segment_bytes,
+            first_segment_bytes: config.first_segment_bytes,
+        };
+        let (mut wal, recovered) = Wal::recover(&mut disk, options)?;
+        let Recovered {
+            hard_state,
+            snapshot_mark,
+            entries,
+            report,
+        } = recovered;
+        let last = machine.applied();
+        if last.index < snapshot_mark.index {
+            let found = damaged.unwrap_or_else(|| match last {
+                EntryId::ZERO => "there is no snapshot".to_owned(),
+                last => format!("the newest snapshot ends at {last}"),
+            });
+            return Err(OpenError::SnapshotMissing {
+                mark: snapshot_mark,
+                found,
+            });
+        }
+        let summary = RecoverySummary {
+            snapshot: last,
+            entries: entries.len(),
+            torn: report.torn.is_some(),
+        };
+        if let Some(torn) = &report.torn {
+            info!(target: "Wal", "cut off an incomplete write: at={:?} reason={}", torn.at, torn.reason);
+        }
+        let (log, reset) = join(last, snapshot_mark, entries);
+        if reset {
+            let batch = Batch {
+                snapshot_mark: Some(last),
+                ..Batch::default()
+            };
+            wal.append(&mut disk, batch);
+        }
+        let raft_config = Config {
+            id: config.id,
+            members: config.members.clone(),
+            election_timeout: config.election_timeout,
+            heartbeat: config.heartbeat,
+            seed: config.seed,
+            lost_directory: !peers.established(),
+        };
+        let marked = log.base();
+        let mut raft = Raft::new(raft_config, hard_state, log, now);
+        raft.restore_commit(last.index);
+        let parts = Parts {
+            install: find_incoming(&mut disk, &files, last),
+            snapshots: Snapshots::restore(newest, kept, marked),
+            ledger: Ledger::new(wal),
+            config,
+            raft,
+            disk,
+            machine,
+            peers,
+        };
+        Ok((Node::assemble(parts), summary))
+    }
+}
+
+/// Puts the log behind the state of the snapshot. Says whether the log on disk has to be
+/// told that it begins there: when it does not hold the snapshot's last entry.
+fn join(last: EntryId, mark: EntryId, entries: Vec<Entry>) -> (Log, bool) {
+    let log = Log::restore(mark, entries);
+    if log.contains(last) {
+        (log, false)
+    } else {
+        (Log::restore(last, Vec::new()), true)
+    }
+}
+
+fn read_error(what: &str, source: std::io::Error) -> OpenError {
+    OpenError::Read {
+        what: what.to_owned(),
+        source,
+    }
+}
+
+/// Reads a whole file, a piece at a time.
+fn read_file<D: Disk>(
+    disk: &mut D,
+    id: FileId,
+    mut take: impl FnMut(&[u8]) -> bool,
+) -> std::io::Result<()> {
+    let (mut offset, mut piece) = (0, vec![0; READ_BYTES]);
+    loop {
+        let got = disk.recover_file(id, offset, &mut piece)?;
+        if got == 0 || !take(&piece[..got]) {
+            return Ok(());
+        }
+        offset += got as u64;
+    }
+}
+
+fn find_peers<D: Disk>(
+    disk: &mut D,
+    files: &[FileInfo],
+    members: usize,
+) -> Result<Peers, OpenError> {
+    if !files.iter().any(|file| file.id == FileId::Peers) {
+        return Ok(if members == 1 {
+            Peers::alone()
+        } else {
+            Peers::default()
+        });
+    }
+    let mut content = Vec::new();
+    read_file(disk, FileId::Peers, |piece| {
+        content.extend_from_slice(piece);
+        content.len() <= READ_BYTES
+    })
+    .map_err(|source| read_error("the file `peers`", source))?;
+    Peers::restore(&content).ok_or(OpenError::Peers)
+}
+
+/// Restores the newest snapshot that verifies.
+fn find_snapshots<D: Disk>(
+    disk: &mut D,
+    config: &NodeConfig,
+    files: &[FileInfo],
+) -> Result<FoundSnapshots, OpenError> {
+    let mut ids: Vec<EntryId> = files
+        .iter()
+        .filter_map(|file| match file.id {
+            FileId::Snapshot(last) => Some(last),
+            _ => None,
+        })
+        .collect();
+    ids.sort_by_key(|last| last.index);
+    let mut damaged = None;
+    while let Some(last) = ids.pop() {
+        match restore_snapshot(disk, config, last)? {
+            Ok((machine, meta)) => {
+                ids.push(last);
+                return Ok(FoundSnapshots {
+                    machine,
+                    newest: Some(meta),
+                    kept: ids,
+                    damaged,
+                });
+            }
+            Err(error) => {
+                warn!(target: "Raft", "snapshot is damaged: last={last} reason={error}");
+                damaged = Some(format!(
+                    "the snapshot that ends at {last} is damaged ({error})"
+                ));
+            }
+        }
+    }
+    let machine = StateMachine::new(config.session_limits);
+    Ok(FoundSnapshots {
+        machine,
+        newest: None,
+        kept: Vec::new(),
+        damaged,
+    })
+}
+
+type Restored = Result<(StateMachine, SnapshotMeta), SnapshotError>;
+
+fn restore_snapshot<D: Disk>(
+    disk: &mut D,
+    config: &NodeConfig,
+    last: EntryId,
+) -> Result<Restored, OpenError> {
+    let mut restore = Restore::new(config.session_limits);
+    let mut fed = Ok(());
+    read_file(disk, FileId::Snapshot(last), |piece| {
+        fed = restore.feed(piece);
+        fed.is_ok()
+    })
+    .map_err(|source| read_error("a snapshot", source))?;
+    Ok(fed.and_then(|()| {
+        let info = restore.info()?;
+        let meta = SnapshotMeta {
+            last,
+            checksum: info.checksum,
+            total_bytes: info.total_bytes,
+        };
+        let (machine, _configuration) = restore.finish()?;
+        Ok((machine, meta))
+    }))
+}
+
+/// A snapshot that was being received goes on where it was, if it is still of use.
+fn find_incoming<D: Disk>(disk: &mut D, files: &[FileInfo], applied: EntryId) -> Install {
+    let mut install = Install::default();
+    for file in files {
+        if let FileId::SnapshotIncoming {
+            last,
+            checksum,
+            leader,
+        } = file.id
+        {
+            if last.index > applied.index && !install.is_receiving() {
+                install = Install::resume(leader, last, checksum, file.len);
+            } else {
+                disk.remove_file(file.id);
+            }
+        }
+    }
+    install
+}

@@ -1,0 +1,196 @@
+//! Clients: writes that wait to be committed, reads that wait to be confirmed, and
+//! who gets which answer.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::disk::Disk;
+use crate::kv::Outcome;
+use crate::node::core::Node;
+use crate::node::status::Status;
+use crate::raft::{ProposeError, ReadId, ReadOutcome};
+use crate::types::{EntryId, Index, NodeId, Payload};
+
+/// Who asked, so that the answer finds its way back. The node only carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Which reactor.
+    pub reactor: u32,
+    /// Which of its connections, generation included.
+    pub connection: u64,
+    /// Which call on it.
+    pub sequence: u64,
+}
+
+/// What a client asks for, checked and, for a write, encoded already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// A command for the state machine.
+    Write {
+        /// As [`crate::kv::Command::encode`] made it.
+        command: Bytes,
+        /// Whether it needs room on the disk for data that stays: refused when the disk
+        /// is full, while removes still work.
+        grows: bool,
+    },
+    /// A linearizable read.
+    Get {
+        /// Of this key.
+        key: Bytes,
+    },
+    /// What this node knows of itself.
+    Status,
+}
+
+/// What a client is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The command was applied, now or the first time it was sent.
+    Applied(Outcome),
+    /// The value of the key, `None` if there is none.
+    Value(Option<Bytes>),
+    /// This node does not lead, that one does. Nothing was done.
+    Redirect(NodeId),
+    /// No leader is known. Nothing was done.
+    NoLeader,
+    /// Leadership was lost while the write waited: it may or may not happen.
+    OutcomeUnknown,
+    /// Too much is waiting. Nothing was done.
+    Busy,
+    /// The disk is full. Nothing was done.
+    NoSpace,
+    /// See [`Request::Status`].
+    Status(Box<Status>),
+}
+
+/// Requests that wait.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    /// Writes in the log, in its order, all of the term that this node leads.
+    writes: VecDeque<(EntryId, Caller)>,
+    /// Reads that wait to be confirmed, in the order in which they came.
+    reads: VecDeque<(ReadId, Caller, Bytes)>,
+    /// Reads that are confirmed and wait for the state machine, in the order of the
+    /// index that they wait for.
+    confirmed: VecDeque<(Index, Caller, Bytes)>,
+    next_read: u64,
+}
+
+impl Requests {
+    /// An entry was applied: answers whoever waits for it.
+    pub(super) fn applied(
+        &mut self,
+        id: EntryId,
+        outcome: Outcome,
+        answers: &mut Vec<(Caller, Answer)>,
+    ) {
+        if self
+            .writes
+            .front()
+            .is_some_and(|(waiting, _)| *waiting == id)
+        {
+            let (_, caller) = self.writes.pop_front().expect("there is a front");
+            answers.push((caller, Answer::Applied(outcome)));
+        }
+    }
+
+    /// Takes in what became of reads; those that leadership was lost over get `lost`.
+    pub(super) fn take_reads(
+        &mut self,
+        outcomes: Vec<ReadOutcome>,
+        lost: &Answer,
+        answers: &mut Vec<(Caller, Answer)>,
+    ) {
+        for outcome in outcomes {
+            let (ReadOutcome::Ready(id, _) | ReadOutcome::Lost(id)) = outcome;
+            let (asked, caller, key) = self.reads.pop_front().expect("each read was asked for");
+            assert_eq!(asked, id, "reads are confirmed in order");
+            match outcome {
+                ReadOutcome::Ready(_, index) => self.confirmed.push_back((index, caller, key)),
+                // A read changes nothing, so it can simply be sent again.
+                ReadOutcome::Lost(_) => answers.push((caller, lost.clone())),
+            }
+        }
+    }
+
+    /// Leadership was lost: the writes may still be committed by the next leader.
+    pub(super) fn leadership_lost(&mut self, answers: &mut Vec<(Caller, Answer)>) {
+        answers.extend(
+            self.writes
+                .drain(..)
+                .map(|(_, caller)| (caller, Answer::OutcomeUnknown)),
+        );
+    }
+
+    /// How many requests wait.
+    pub(super) fn len(&self) -> usize {
+        self.writes.len() + self.reads.len() + self.confirmed.len()
+    }
+}
+
+impl<D: Disk> Node<D> {
+    /// Takes in what a client asks for.
+    pub fn handle_client(&mut self, caller: Caller, request: Request) {
+        if self.failure().is_some() {
+            return;
+        }
+        let answer = match request {
+            Request::Status => Some(Answer::Status(Box::new(self.status()))),
+            _ if !self.raft.is_leader() => Some(self.not_leading()),
+            Request::Get { key } => {
+                let id = ReadId(self.requests.next_read);
+                self.requests.next_read += 1;
+                self.requests.reads.push_back((id, caller, key));
+                self.raft.read(id);
+                None
+            }
+            Request::Write { grows: true, .. } if self.ledger.wal.stalled_for_space() => {
+                Some(Answer::NoSpace)
+            }
+            Request::Write { command, .. } => self.propose(caller, command),
+        };
+        if let Some(answer) = answer {
+            self.out.answers.push((caller, answer));
+        }
+    }
+
+    fn propose(&mut self, caller: Caller, command: Bytes) -> Option<Answer> {
+        match self.raft.propose(Payload::Command(command)) {
+            Ok(id) => {
+                self.requests.writes.push_back((id, caller));
+                None
+            }
+            Err(ProposeError::NotLeader) => Some(self.not_leading()),
+            Err(ProposeError::Busy) => Some(Answer::Busy),
+        }
+    }
+
+    /// Where to ask instead.
+    pub(super) fn not_leading(&self) -> Answer {
+        match self.raft.leader() {
+            Some(leader) if leader != self.config.id => Answer::Redirect(leader),
+            _ => Answer::NoLeader,
+        }
+    }
+
+    /// Answers the reads whose index has been applied.
+    pub(super) fn serve_reads(&mut self) {
+        let applied = self.applied();
+        while self
+            .requests
+            .confirmed
+            .front()
+            .is_some_and(|(index, ..)| *index <= applied)
+        {
+            let (_, caller, key) = self
+                .requests
+                .confirmed
+                .pop_front()
+                .expect("there is a front");
+            self.out
+                .answers
+                .push((caller, Answer::Value(self.machine.get(&key))));
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Sending a snapshot to followers whose next entry is compacted (paper §7).
+//!
+//! A chunk is read from the file when the follower has asked for it, one at a time a
+//! follower; nothing is held in memory beside that chunk. Where the follower wants to
+//! go on is its word: it may have kept a part of the very same snapshot.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use log::info;
+
+use crate::disk::{Disk, FileId};
+use crate::limits;
+use crate::node::core::Node;
+use crate::raft::{SnapshotChunk, SnapshotMeta};
+use crate::time::Time;
+use crate::types::{EntryId, Index, NodeId};
+
+/// After this long without an answer a chunk is sent again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The followers that are being sent a snapshot.
+#[derive(Debug, Default)]
+pub(super) struct Transfers {
+    running: BTreeMap<NodeId, Transfer>,
+}
+
+#[derive(Debug)]
+struct Transfer {
+    snapshot: SnapshotMeta,
+    offset: u64,
+    /// Whether the disk has been asked for the chunk at `offset`.
+    reading: bool,
+    retry: Time,
+}
+
+impl Transfers {
+    pub(super) fn clear(&mut self) {
+        self.running.clear();
+    }
+
+    /// Whether the snapshot up to `last` is being sent to anyone.
+    pub(super) fn sends(&self, last: EntryId) -> bool {
+        self.running
+            .values()
+            .any(|transfer| transfer.snapshot.last == last)
+    }
+
+    /// The last entry of the oldest snapshot that is being sent: the follower will need
+    /// the log from there on.
+    pub(super) fn oldest(&self) -> Option<Index> {
+        self.running
+            .values()
+            .map(|transfer| transfer.snapshot.last.index)
+            .min()
+    }
+
+    pub(super) fn next_deadline(&self) -> Time {
+        self.running
+            .values()
+            .map(|transfer| transfer.retry)
+            .min()
+            .unwrap_or(Time::NEVER)
+    }
+}
+
+impl<D: Disk> Node<D> {
+    pub(super) fn begin_transfer(&mut self, now: Time, to: NodeId) {
+        let Some(snapshot) = self.snapshots.newest() else {
+            unreachable!("a log is compacted only behind a snapshot")
+        };
+        info!(target: "Raft", "send snapshot: to={to} last={} bytes={}", snapshot.last, snapshot.total_bytes);
+        let transfer = Transfer {
+            snapshot,
+            offset: 0,
+            reading: false,
+            retry: now,
+        };
+        self.transfers.running.insert(to, transfer);
+        self.read_chunk(now, to);
+    }
+
+    /// The follower says where it wants to go on.
+    pub(super) fn continue_transfer(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        snapshot: SnapshotMeta,
+        next_offset: u64,
+    ) {
+        let Some(transfer) = self.transfers.running.get_mut(&from) else {
+            return;
+        };
+        if transfer.snapshot != snapshot {
+            return;
+        }
+        if next_offset >= snapshot.total_bytes {
+            // It has all of it, and answers once more when it is installed.
+            transfer.offset = snapshot.total_bytes;
+            transfer.retry = now + RETRY;
+        } else if next_offset != transfer.offset || !transfer.reading {
+            transfer.offset = next_offset;
+            self.read_chunk(now, from);
+        }
+    }
+
+    fn read_chunk(&mut self, now: Time, to: NodeId) {
+        let Some(transfer) = self.transfers.running.get_mut(&to) else {
+            return;
+        };
+        transfer.reading = true;
+        transfer.retry = now + RETRY;
+        let id = FileId::Snapshot(transfer.snapshot.last);
+        self.disk
+            .read_file(id, transfer.offset, limits::SNAPSHOT_CHUNK_BYTES);
+    }
+
+    /// The disk has read what is to be sent.
+    pub(super) fn chunk_read(&mut self, last: EntryId, offset: u64, data: &Bytes) {
+        for (to, transfer) in &mut self.transfers.running {
+            let snapshot = transfer.snapshot;
+            if transfer.reading && snapshot.last == last && transfer.offset == offset {
+                transfer.reading = false;
+                let data = data.clone();
+                self.raft.send_snapshot_chunk(
+                    *to,
+                    SnapshotChunk {
+                        snapshot,
+                        offset,
+                        data,
+                    },
+                );
+            }
+        }
+    }
+
+    /// Sends again what was not answered; forgets those who need no snapshot any more.
+    pub(super) fn tick_transfers(&mut self, now: Time) {
+        if self.transfers.running.is_empty() {
+            return;
+        }
+        let raft = &self.raft;
+        self.transfers
+            .running
+            .retain(|to, _| raft.awaits_snapshot(*to));
+        let late = self
+            .transfers
+            .running
+            .iter()
+            .filter(|(_, transfer)| transfer.retry <= now);
+        for to in late.map(|(to, _)| *to).collect::<Vec<_>>() {
+            self.read_chunk(now, to);
+        }
+    }
+}

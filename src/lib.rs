@@ -19,5 +19,7 @@ pub mod time;
 pub mod types;
 
 pub mod disk;
+pub mod mailbox;
 pub mod mem;
+pub mod net;
 pub mod pb;

@@ -21,13 +21,16 @@ pub mod types;
 pub mod config;
 pub mod disk;
 pub mod logging;
+pub mod mailbox;
 pub mod mem;
 pub mod pb;
 
 pub mod kv;
+pub mod net;
 pub mod raft;
 pub mod wal;
 
 pub mod node;
 
+pub mod client;
 pub mod sim;

@@ -31,6 +31,7 @@ pub mod raft;
 pub mod wal;
 
 pub mod node;
+pub mod proto;
 
 pub mod client;
 pub mod sim;

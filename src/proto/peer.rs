@@ -1,0 +1,366 @@
+//! What nodes say to each other: `proto/raft.proto` ↔ [`crate::raft::Message`].
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use crate::limits;
+use crate::mem::Buffer;
+use crate::net::envelope::encode_call;
+use crate::node::{Hello, HelloReply};
+use crate::pb;
+use crate::proto::{HELLO, PeerError, RAFT_SERVICE};
+use crate::raft::{Accepted, Body, Message, Rejected, SnapshotChunk, SnapshotMeta};
+use crate::types::{Entry, EntryId, Index, NodeId, Payload, Term};
+
+const REQUEST_VOTE: &str = "RequestVote";
+const APPEND_ENTRIES: &str = "AppendEntries";
+const INSTALL_SNAPSHOT: &str = "InstallSnapshot";
+
+/// Terms and indexes from the wire stay far enough below the top that adding one to
+/// them never overflows, however many members lie.
+const NUMBER_MAX: i64 = i64::MAX / 2;
+
+/// Appends `message` to `out` as a frame. Requests get `sequence`; answers repeat the
+/// sequence id of the call that they answer.
+pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
+    let term = signed(message.term.0);
+    let mut call = |method: &str, payload: &dyn DynMessage| payload.call(out, method, sequence);
+    match &message.body {
+        Body::PreVote { last } => {
+            call(REQUEST_VOTE, &request_vote(message, *last, true));
+        }
+        Body::Vote { last } => {
+            call(REQUEST_VOTE, &request_vote(message, *last, false));
+        }
+        Body::PreVoteReply { granted } => call(
+            REQUEST_VOTE,
+            &pb::RequestVoteResponse { term, vote_granted: *granted, pre_vote: true },
+        ),
+        Body::VoteReply { granted } => call(
+            REQUEST_VOTE,
+            &pb::RequestVoteResponse { term, vote_granted: *granted, pre_vote: false },
+        ),
+        Body::Append { prev, entries, commit } => call(
+            APPEND_ENTRIES,
+            &pb::AppendEntriesRequest {
+                term,
+                leader_id: signed(message.from.0),
+                prev_log_index: signed(prev.index.0),
+                prev_log_term: signed(prev.term.0),
+                entries: entries.iter().map(encode_entry).collect(),
+                leader_commit: signed(commit.0),
+                heartbeat: false,
+                read_round: 0,
+            },
+        ),
+        Body::Heartbeat { commit, round } => call(
+            APPEND_ENTRIES,
+            &pb::AppendEntriesRequest {
+                term,
+                leader_id: signed(message.from.0),
+                leader_commit: signed(commit.0),
+                heartbeat: true,
+                read_round: *round,
+                ..Default::default()
+            },
+        ),
+        Body::AppendReply(reply) => call(APPEND_ENTRIES, &append_reply(term, *reply)),
+        Body::HeartbeatReply { round } => call(
+            APPEND_ENTRIES,
+            &pb::AppendEntriesResponse {
+                term,
+                success: true,
+                heartbeat: true,
+                read_round: *round,
+                ..Default::default()
+            },
+        ),
+        Body::Snapshot(chunk) => call(INSTALL_SNAPSHOT, &snapshot_chunk(message, chunk)),
+        Body::SnapshotReply { snapshot, next_offset, installed } => call(
+            INSTALL_SNAPSHOT,
+            &pb::InstallSnapshotResponse {
+                term,
+                last_included_index: signed(snapshot.last.index.0),
+                last_included_term: signed(snapshot.last.term.0),
+                checksum: snapshot.checksum,
+                next_offset: signed(*next_offset),
+                installed: *installed,
+                total_bytes: signed(snapshot.total_bytes),
+            },
+        ),
+    }
+}
+
+/// Lets one closure frame messages of several types.
+trait DynMessage {
+    fn call(&self, out: &mut Buffer, method: &str, sequence: u64);
+}
+
+impl<M: prost::Message> DynMessage for M {
+    fn call(&self, out: &mut Buffer, method: &str, sequence: u64) {
+        encode_call(out, RAFT_SERVICE, method, sequence, self);
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).expect("numbers are bounded where they come in")
+}
+
+fn request_vote(message: &Message, last: EntryId, pre_vote: bool) -> pb::RequestVoteRequest {
+    pb::RequestVoteRequest {
+        term: signed(message.term.0),
+        candidate_id: signed(message.from.0),
+        last_log_index: signed(last.index.0),
+        last_log_term: signed(last.term.0),
+        pre_vote,
+    }
+}
+
+fn encode_entry(entry: &Entry) -> pb::LogEntry {
+    let (kind, command) = match &entry.payload {
+        Payload::Noop => (pb::EntryKind::Noop, Bytes::new()),
+        Payload::Command(command) => (pb::EntryKind::Command, command.clone()),
+        Payload::Config(config) => (pb::EntryKind::Config, config.clone()),
+    };
+    pb::LogEntry {
+        index: signed(entry.id.index.0),
+        term: signed(entry.id.term.0),
+        command,
+        kind: kind.into(),
+    }
+}
+
+fn append_reply(term: i64, reply: Result<Accepted, Rejected>) -> pb::AppendEntriesResponse {
+    match reply {
+        Ok(Accepted { match_index }) => pb::AppendEntriesResponse {
+            term,
+            success: true,
+            last_log_index: signed(match_index.0),
+            ..Default::default()
+        },
+        Err(Rejected { rejected, hint }) => pb::AppendEntriesResponse {
+            term,
+            success: false,
+            rejected_index: signed(rejected.0),
+            hint_index: signed(hint.index.0),
+            hint_term: signed(hint.term.0),
+            ..Default::default()
+        },
+    }
+}
+
+fn snapshot_chunk(message: &Message, chunk: &SnapshotChunk) -> pb::InstallSnapshotRequest {
+    let SnapshotChunk { snapshot, offset, data } = chunk;
+    pb::InstallSnapshotRequest {
+        term: signed(message.term.0),
+        leader_id: signed(message.from.0),
+        offset: signed(*offset),
+        last_included_index: signed(snapshot.last.index.0),
+        last_included_term: signed(snapshot.last.term.0),
+        data: data.clone(),
+        done: offset + data.len() as u64 >= snapshot.total_bytes,
+        checksum: snapshot.checksum,
+        total_bytes: signed(snapshot.total_bytes),
+    }
+}
+
+fn number(value: i64) -> Result<u64, PeerError> {
+    if value > NUMBER_MAX {
+        return Err(PeerError::Invalid("a number is out of range"));
+    }
+    u64::try_from(value).map_err(|_| PeerError::Invalid("a number is negative"))
+}
+
+fn entry_id(index: i64, term: i64) -> Result<EntryId, PeerError> {
+    Ok(EntryId { term: Term(number(term)?), index: Index(number(index)?) })
+}
+
+/// Understands a request of `from`, which has introduced itself, to `to`.
+///
+/// # Errors
+/// What is wrong with it; it does not count then.
+pub fn decode_request(
+    from: NodeId,
+    to: NodeId,
+    method: &[u8],
+    call: u64,
+    payload: Bytes,
+) -> Result<Message, PeerError> {
+    let (term, claims, body) = if method == REQUEST_VOTE.as_bytes() {
+        let vote = pb::RequestVoteRequest::decode(payload)?;
+        let last = entry_id(vote.last_log_index, vote.last_log_term)?;
+        let body = if vote.pre_vote { Body::PreVote { last } } else { Body::Vote { last } };
+        (vote.term, vote.candidate_id, body)
+    } else if method == APPEND_ENTRIES.as_bytes() {
+        let append = pb::AppendEntriesRequest::decode(payload)?;
+        let (term, leader) = (append.term, append.leader_id);
+        (term, leader, decode_append(append)?)
+    } else if method == INSTALL_SNAPSHOT.as_bytes() {
+        let chunk = pb::InstallSnapshotRequest::decode(payload)?;
+        let (term, leader) = (chunk.term, chunk.leader_id);
+        (term, leader, Body::Snapshot(decode_chunk(chunk)?))
+    } else {
+        return Err(PeerError::UnknownMethod);
+    };
+    if number(claims)? != from.0 {
+        return Err(PeerError::Invalid("the sender speaks for another node"));
+    }
+    let term = Term(number(term)?);
+    if term == Term::ZERO {
+        return Err(PeerError::Invalid("nobody campaigns for or leads term 0"));
+    }
+    if let Body::Append { entries, prev, .. } = &body
+        && entries.last().map_or(prev.term, |last| last.id.term) > term
+    {
+        return Err(PeerError::Invalid("an entry is of a term above the leader's"));
+    }
+    Ok(Message { from, to, term, call, body })
+}
+
+fn decode_append(append: pb::AppendEntriesRequest) -> Result<Body, PeerError> {
+    let commit = Index(number(append.leader_commit)?);
+    if append.heartbeat {
+        return Ok(Body::Heartbeat { commit, round: append.read_round });
+    }
+    let prev = entry_id(append.prev_log_index, append.prev_log_term)?;
+    let mut last = prev;
+    let mut entries = Vec::with_capacity(append.entries.len());
+    for entry in append.entries {
+        let id = entry_id(entry.index, entry.term)?;
+        if id.index != last.index.next() || id.term < last.term {
+            return Err(PeerError::Invalid("entries do not follow each other"));
+        }
+        if entry.command.len() > limits::COMMAND_BYTES_MAX {
+            return Err(PeerError::Invalid("an entry is too long"));
+        }
+        let payload = match pb::EntryKind::try_from(entry.kind) {
+            Ok(pb::EntryKind::Command) => Payload::Command(entry.command),
+            Ok(pb::EntryKind::Noop) if entry.command.is_empty() => Payload::Noop,
+            Ok(pb::EntryKind::Config) => Payload::Config(entry.command),
+            Ok(pb::EntryKind::Noop) => return Err(PeerError::Invalid("a no-op with content")),
+            Err(_) => return Err(PeerError::Invalid("an entry of unknown kind")),
+        };
+        last = id;
+        entries.push(Entry { id, payload });
+    }
+    Ok(Body::Append { prev, entries, commit })
+}
+
+fn decode_chunk(chunk: pb::InstallSnapshotRequest) -> Result<SnapshotChunk, PeerError> {
+    let snapshot = SnapshotMeta {
+        last: entry_id(chunk.last_included_index, chunk.last_included_term)?,
+        checksum: chunk.checksum,
+        total_bytes: number(chunk.total_bytes)?,
+    };
+    let offset = number(chunk.offset)?;
+    if offset + chunk.data.len() as u64 > snapshot.total_bytes {
+        return Err(PeerError::Invalid("a chunk reaches beyond its snapshot"));
+    }
+    Ok(SnapshotChunk { snapshot, offset, data: chunk.data })
+}
+
+/// Understands the answer of `from` to a request of ours.
+///
+/// # Errors
+/// What is wrong with it; it does not count then.
+pub fn decode_reply(
+    from: NodeId,
+    to: NodeId,
+    method: &[u8],
+    call: u64,
+    payload: Bytes,
+) -> Result<Message, PeerError> {
+    let (term, body) = if method == REQUEST_VOTE.as_bytes() {
+        let vote = pb::RequestVoteResponse::decode(payload)?;
+        let granted = vote.vote_granted;
+        let body = if vote.pre_vote {
+            Body::PreVoteReply { granted }
+        } else {
+            Body::VoteReply { granted }
+        };
+        (vote.term, body)
+    } else if method == APPEND_ENTRIES.as_bytes() {
+        let reply = pb::AppendEntriesResponse::decode(payload)?;
+        (reply.term, decode_append_reply(&reply)?)
+    } else if method == INSTALL_SNAPSHOT.as_bytes() {
+        let reply = pb::InstallSnapshotResponse::decode(payload)?;
+        let snapshot = SnapshotMeta {
+            last: entry_id(reply.last_included_index, reply.last_included_term)?,
+            checksum: reply.checksum,
+            total_bytes: number(reply.total_bytes)?,
+        };
+        let (next_offset, installed) = (number(reply.next_offset)?, reply.installed);
+        (reply.term, Body::SnapshotReply { snapshot, next_offset, installed })
+    } else {
+        return Err(PeerError::UnknownMethod);
+    };
+    Ok(Message { from, to, term: Term(number(term)?), call, body })
+}
+
+fn decode_append_reply(reply: &pb::AppendEntriesResponse) -> Result<Body, PeerError> {
+    if reply.heartbeat {
+        return Ok(Body::HeartbeatReply { round: reply.read_round });
+    }
+    Ok(Body::AppendReply(if reply.success {
+        Ok(Accepted { match_index: Index(number(reply.last_log_index)?) })
+    } else {
+        Err(Rejected {
+            rejected: Index(number(reply.rejected_index)?),
+            hint: entry_id(reply.hint_index, reply.hint_term)?,
+        })
+    }))
+}
+
+/// Appends an introduction to `out` as a frame.
+pub fn encode_hello(out: &mut Buffer, hello: &Hello, sequence: u64) {
+    let Hello { cluster_id, from, to, incarnation, established, version } = *hello;
+    let hello = pb::HelloRequest {
+        cluster_id,
+        from: from.0,
+        to: to.0,
+        incarnation,
+        version,
+        established,
+    };
+    encode_call(out, RAFT_SERVICE, HELLO, sequence, &hello);
+}
+
+/// Understands an introduction.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn decode_hello(payload: Bytes) -> Result<Hello, PeerError> {
+    let pb::HelloRequest { cluster_id, from, to, incarnation, version, established } =
+        pb::HelloRequest::decode(payload)?;
+    let (from, to) = (NodeId(from), NodeId(to));
+    Ok(Hello { cluster_id, from, to, incarnation, established, version })
+}
+
+/// Appends the answer to an introduction to `out` as a frame.
+pub fn encode_hello_reply(out: &mut Buffer, reply: &HelloReply, sequence: u64) {
+    let reply = pb::HelloResponse {
+        refused: reply.refused.clone().unwrap_or_default(),
+        lost_directory: reply.lost_directory,
+        incarnation: reply.incarnation,
+        term: signed(reply.term.0),
+    };
+    encode_call(out, RAFT_SERVICE, HELLO, sequence, &reply);
+}
+
+/// Understands the answer to an introduction.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn decode_hello_reply(payload: Bytes) -> Result<HelloReply, PeerError> {
+    let pb::HelloResponse { refused, lost_directory, incarnation, term } =
+        pb::HelloResponse::decode(payload)?;
+    Ok(HelloReply {
+        refused: (!refused.is_empty()).then_some(refused),
+        lost_directory,
+        incarnation,
+        term: Term(number(term)?),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::net::envelope::decode_envelope;
+use crate::net::frame::FrameDecoder;
+
+fn id() -> impl Strategy<Value = EntryId> {
+    (0u64..1 << 40, 0u64..1 << 40).prop_map(|(term, index)| EntryId::new(term, index))
+}
+
+fn entries(prev: EntryId, shape: Vec<(u64, Option<Vec<u8>>)>) -> Vec<Entry> {
+    let mut last = prev;
+    let mut entries = Vec::new();
+    for (step, command) in shape {
+        last = EntryId::new(last.term.0 + step, last.index.0 + 1);
+        let payload = command.map_or(Payload::Noop, |bytes| Payload::Command(bytes.into()));
+        entries.push(Entry { id: last, payload });
+    }
+    entries
+}
+
+fn meta() -> impl Strategy<Value = SnapshotMeta> {
+    (id(), any::<u32>(), 1u64 << 30..1 << 40)
+        .prop_map(|(last, checksum, total_bytes)| SnapshotMeta { last, checksum, total_bytes })
+}
+
+fn body() -> impl Strategy<Value = Body> {
+    let command = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..64));
+    let shape = proptest::collection::vec((0u64..2, command), 0..8);
+    prop_oneof![
+        id().prop_map(|last| Body::PreVote { last }),
+        any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
+        id().prop_map(|last| Body::Vote { last }),
+        any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
+        (id(), shape, 0u64..99).prop_map(|(prev, shape, commit)| {
+            Body::Append { prev, entries: entries(prev, shape), commit: Index(commit) }
+        }),
+        (0u64..1 << 40).prop_map(|i| Body::AppendReply(Ok(Accepted { match_index: Index(i) }))),
+        (0u64..1 << 40, id()).prop_map(|(i, hint)| {
+            Body::AppendReply(Err(Rejected { rejected: Index(i), hint }))
+        }),
+        (0u64..99, any::<u64>())
+            .prop_map(|(commit, round)| Body::Heartbeat { commit: Index(commit), round }),
+        any::<u64>().prop_map(|round| Body::HeartbeatReply { round }),
+        (meta(), 0u64..1 << 20, proptest::collection::vec(any::<u8>(), 0..64)).prop_map(
+            |(snapshot, offset, data)| {
+                Body::Snapshot(SnapshotChunk { snapshot, offset, data: data.into() })
+            }
+        ),
+        (meta(), 0u64..1 << 40, any::<bool>()).prop_map(|(snapshot, next_offset, installed)| {
+            Body::SnapshotReply { snapshot, next_offset, installed }
+        }),
+    ]
+}
+
+/// What the other side makes of `message`.
+fn through_the_wire(message: &Message) -> Result<Message, PeerError> {
+    let mut out = Buffer::default();
+    encode_message(&mut out, message, message.call);
+    let body = FrameDecoder::default().decode(&mut &out[..]).unwrap().expect("a whole frame");
+    let envelope = decode_envelope(body).unwrap();
+    assert_eq!(envelope.service, RAFT_SERVICE.as_bytes());
+    let decode = if message.body.is_request() { decode_request } else { decode_reply };
+    decode(message.from, message.to, &envelope.method, envelope.sequence, envelope.payload)
+}
+
+proptest! {
+    #[test]
+    fn every_message_arrives_as_it_was_sent(
+        body in body(), call in any::<u64>(), term in 1u64 << 41..1 << 50,
+    ) {
+        let message = Message { from: NodeId(3), to: NodeId(5), term: Term(term), call, body };
+        let arrived = through_the_wire(&message);
+        prop_assert_eq!(arrived, Ok(message));
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_never_taken_for_a_message_with_entries_out_of_order(
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
+        for method in [REQUEST_VOTE, APPEND_ENTRIES, INSTALL_SNAPSHOT] {
+            let bytes = Bytes::from(bytes.clone());
+            let _ = decode_reply(NodeId(0), NodeId(1), method.as_bytes(), 0, bytes.clone());
+            let request = decode_request(NodeId(0), NodeId(1), method.as_bytes(), 0, bytes);
+            if let Ok(Message { body: Body::Append { prev, entries, .. }, .. }) = request {
+                let mut last = prev;
+                for entry in entries {
+                    prop_assert_eq!(entry.id.index, last.index.next());
+                    last = entry.id;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_message_in_the_name_of_another_node_does_not_count() {
+    let body = Body::Vote { last: EntryId::ZERO };
+    let message = Message { from: NodeId(3), to: NodeId(5), term: Term(1), call: 0, body };
+    let mut out = Buffer::default();
+    encode_message(&mut out, &message, 0);
+    let frame = FrameDecoder::default().decode(&mut &out[..]).unwrap().unwrap();
+    let envelope = decode_envelope(frame).unwrap();
+    let decoded =
+        decode_request(NodeId(4), NodeId(5), &envelope.method, 0, envelope.payload);
+    assert_eq!(decoded, Err(PeerError::Invalid("the sender speaks for another node")));
+}
+
+#[test]
+fn a_term_near_the_top_of_the_numbers_does_not_count() {
+    let vote = pb::RequestVoteRequest { term: i64::MAX, ..Default::default() };
+    let payload = Bytes::from(vote.encode_to_vec());
+    let decoded = decode_request(NodeId(0), NodeId(1), REQUEST_VOTE.as_bytes(), 0, payload);
+    assert_eq!(decoded, Err(PeerError::Invalid("a number is out of range")));
+}

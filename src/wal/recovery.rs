@@ -342,10 +342,7 @@ impl<D: Disk> Reader<'_, D> {
 
 /// Follows the chain back from the newest valid header: the places in `infos` of the
 /// segments of the log, oldest first.
-fn chain(
-    infos: &[SegmentInfo],
-    headers: &[Option<SegmentHeader>],
-) -> Result<Vec<usize>, WalError> {
+fn chain(infos: &[SegmentInfo], headers: &[Option<SegmentHeader>]) -> Result<Vec<usize>, WalError> {
     let mut places = Vec::new();
     let mut place = headers.iter().rposition(Option::is_some);
     while let Some(at) = place {
@@ -541,7 +538,8 @@ pub struct SegmentSummary {
 /// Reads any bytes as a segment of the given name, for tools and fuzzing.
 #[must_use]
 pub fn summarize_segment(bytes: &[u8], id: SegmentId, incarnation: u64) -> SegmentSummary {
-    let header = matches!(SegmentHeader::decode(bytes), HeaderPage::Valid(header) if header.id == id);
+    let header =
+        matches!(SegmentHeader::decode(bytes), HeaderPage::Valid(header) if header.id == id);
     let salt = Salt::new(incarnation, id);
     let mut chain = salt.chain();
     let mut summary = SegmentSummary {

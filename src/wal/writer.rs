@@ -61,8 +61,8 @@ impl Terms {
 
 /// The log as its callers know it, written or waiting.
 #[derive(Debug, Default)]
-struct Accepted {
-    last: Index,
+pub(super) struct Accepted {
+    pub(super) last: Index,
     mark: EntryId,
     terms: Terms,
 }
@@ -105,9 +105,7 @@ impl Accepted {
         if index == self.mark.index {
             return Some(self.mark.term);
         }
-        (index <= self.last)
-            .then(|| self.terms.at(index))
-            .flatten()
+        (index <= self.last).then(|| self.terms.at(index)).flatten()
     }
 }
 
@@ -211,7 +209,7 @@ struct Durable {
 pub struct Wal {
     owner: Owner,
     segment_bytes: u64,
-    accepted: Accepted,
+    pub(super) accepted: Accepted,
     /// As of what is written: what an opening repeats.
     hard_state: HardState,
     snapshot_mark: EntryId,
@@ -682,9 +680,7 @@ impl Wal {
     }
 
     fn compact_now<D: Disk>(&mut self, disk: &mut D) {
-        let keep_from = self
-            .keep_from
-            .min(self.durable.snapshot_mark.index.next());
+        let keep_from = self.keep_from.min(self.durable.snapshot_mark.index.next());
         while let (Some(oldest), Some(second)) = (self.live.front(), self.live.get(1))
             && oldest.max_index < keep_from
             && second.info.id <= self.durable.proven.segment

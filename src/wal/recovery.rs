@@ -48,6 +48,11 @@ pub(super) struct Tail {
     pub(super) last_id: SegmentId,
 }
 
+/// Also what is found when the very record that allowed a segment to go is damaged,
+/// though no later mark vouches for it.
+pub(super) const SEGMENT_MISSING: &str =
+    "the segment is missing, or the snapshot mark that stands for it is damaged";
+
 fn corrupt(segment: SegmentId, offset_bytes: u64, reason: &'static str) -> WalError {
     WalError::Corrupt {
         segment,
@@ -515,7 +520,7 @@ fn check_start(
     if replay.base.is_some_and(|base| base > replay.mark.index) {
         let missing = headers[*place].as_ref().and_then(|header| header.continues);
         let missing = missing.map_or(first.info.id, |continues| continues.from.segment);
-        return Err(corrupt(missing, 0, "the segment is missing"));
+        return Err(corrupt(missing, 0, SEGMENT_MISSING));
     }
     Ok(())
 }

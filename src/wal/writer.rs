@@ -61,8 +61,8 @@ impl Terms {
 
 /// The log as its callers know it, written or waiting.
 #[derive(Debug, Default)]
-struct Accepted {
-    last: Index,
+pub(super) struct Accepted {
+    pub(super) last: Index,
     mark: EntryId,
     terms: Terms,
 }
@@ -209,7 +209,7 @@ struct Durable {
 pub struct Wal {
     owner: Owner,
     segment_bytes: u64,
-    accepted: Accepted,
+    pub(super) accepted: Accepted,
     /// As of what is written: what an opening repeats.
     hard_state: HardState,
     snapshot_mark: EntryId,

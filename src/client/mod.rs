@@ -1,1 +1,33 @@
-//! Client.
+//! The client library: blocking calls with a deadline, for Rust programs.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use raftkv::client::{Client, ClientOptions};
+//!
+//! let options = ClientOptions { timeout: Duration::from_secs(2), ..ClientOptions::default() };
+//! let mut client = Client::connect(&["127.0.0.1:4397", "127.0.0.1:4399"], options)?;
+//! client.put(b"k", b"v")?;
+//! assert_eq!(client.get(b"k")?.as_deref(), Some(&b"v"[..]));
+//! # Ok::<(), raftkv::client::ClientError>(())
+//! ```
+//!
+//! [`Client`] finds the leader, follows redirects, goes to other nodes when one is
+//! down, and sends a write again under the same name, so that it is applied once
+//! (`session`). Every call ends within its timeout, and each [`ClientError`] says
+//! whether the call may be repeated.
+//!
+//! `protocol` builds requests and understands answers without any I/O, for programs
+//! that have an event loop of their own; `connection` is the blocking socket;
+//! [`status_of`] asks many nodes at once.
+
+mod blocking;
+mod connection;
+mod error;
+pub mod protocol;
+mod status;
+mod wire;
+
+pub use blocking::{Client, ClientOptions};
+pub use error::{Attempt, ClientError};
+pub use protocol::Outcome;
+pub use status::{NodeStatus, status_of};

@@ -1,0 +1,212 @@
+//! The status of the nodes, as a table for people and as JSON for programs.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use raftkv::client::NodeStatus;
+use raftkv::config::Member;
+use raftkv::pb::{PeerStatus, StatusResponse};
+use serde::Serialize;
+
+/// One node; what it did not say is absent (`null`).
+#[derive(Serialize)]
+pub struct Row {
+    id: Option<u64>,
+    addr: SocketAddr,
+    reachable: bool,
+    #[serde(flatten)]
+    said: Said,
+    /// Why it is not reachable.
+    error: Option<String>,
+}
+
+/// What a node says about itself.
+#[derive(Default, Serialize)]
+struct Said {
+    role: Option<String>,
+    term: Option<u64>,
+    /// Absent as well if it knows of none.
+    leader: Option<u64>,
+    commit_index: Option<u64>,
+    applied_index: Option<u64>,
+    first_index: Option<u64>,
+    last_index: Option<u64>,
+    snapshot_index: Option<u64>,
+    durable_index: Option<u64>,
+    /// How many committed entries it has yet to apply, as far as any node knows.
+    lag: Option<u64>,
+    log_bytes: Option<u64>,
+    keys: Option<u64>,
+    data_bytes: Option<u64>,
+    sessions: Option<u64>,
+    syncs: Option<u64>,
+    snapshots_taken: Option<u64>,
+    snapshots_installed: Option<u64>,
+    uptime_ms: Option<u64>,
+    /// Hexadecimal: JSON numbers are not exact above 2^53.
+    incarnation: Option<String>,
+    version: Option<String>,
+    peers: Vec<Peer>,
+}
+
+/// How a node sees another one; the indexes are the leader's knowledge.
+#[derive(Serialize)]
+struct Peer {
+    id: u64,
+    connected: bool,
+    match_index: u64,
+    next_index: u64,
+    state: String,
+}
+
+impl Row {
+    pub fn is_reachable(&self) -> bool {
+        self.reachable
+    }
+}
+
+/// What the nodes said; `members` give an id to those that said nothing.
+pub fn rows(asked: Vec<NodeStatus>, members: &[Member]) -> Vec<Row> {
+    let answers = asked.iter().filter_map(|node| node.status.as_ref().ok());
+    let commit_index = answers.map(|said| said.commit_index).max().unwrap_or(0);
+    let row = |node: NodeStatus| {
+        let member = members.iter().find(|member| member.client == node.addr);
+        let (id, said, error) = match node.status {
+            Ok(said) => (Some(said.id), Said::new(said, commit_index), None),
+            Err(error) => (
+                member.map(|member| member.id.0),
+                Said::default(),
+                Some(error),
+            ),
+        };
+        Row {
+            id,
+            addr: node.addr,
+            reachable: error.is_none(),
+            said,
+            error,
+        }
+    };
+    asked.into_iter().map(row).collect()
+}
+
+impl Said {
+    fn new(said: StatusResponse, commit_index: u64) -> Said {
+        Said {
+            role: Some(said.role),
+            term: Some(said.term),
+            leader: u64::try_from(said.leader).ok(),
+            commit_index: Some(said.commit_index),
+            applied_index: Some(said.applied_index),
+            first_index: Some(said.first_index),
+            last_index: Some(said.last_index),
+            snapshot_index: Some(said.snapshot_index),
+            durable_index: Some(said.durable_index),
+            lag: Some(commit_index.saturating_sub(said.applied_index)),
+            log_bytes: Some(said.log_bytes),
+            keys: Some(said.keys),
+            data_bytes: Some(said.data_bytes),
+            sessions: Some(said.sessions),
+            syncs: Some(said.syncs),
+            snapshots_taken: Some(said.snapshots_taken),
+            snapshots_installed: Some(said.snapshots_installed),
+            uptime_ms: Some(said.uptime_ms),
+            incarnation: Some(format!("{:016x}", said.incarnation)),
+            version: Some(said.version),
+            peers: said.peers.into_iter().map(Peer::new).collect(),
+        }
+    }
+}
+
+impl Peer {
+    fn new(peer: PeerStatus) -> Peer {
+        Peer {
+            id: peer.id,
+            connected: peer.connected,
+            match_index: peer.match_index,
+            next_index: peer.next_index,
+            state: peer.state,
+        }
+    }
+}
+
+/// An array with an object a node.
+pub fn json(rows: &[Row]) -> String {
+    serde_json::to_string_pretty(rows).expect("rows are plain numbers and strings")
+}
+
+/// One line a node under a line of headings.
+pub fn table(rows: &[Row]) -> String {
+    const HEADINGS: [&str; 13] = [
+        "ID",
+        "ADDR",
+        "ROLE",
+        "TERM",
+        "LEADER",
+        "COMMIT",
+        "APPLIED",
+        "LOG",
+        "SNAPSHOT",
+        "LAG",
+        "LOG BYTES",
+        "KEYS",
+        "UP",
+    ];
+    let mut lines = vec![HEADINGS.map(String::from).to_vec()];
+    lines.extend(rows.iter().map(|row| match &row.error {
+        // The reason may be longer than any column, and is the last of its line.
+        Some(error) => vec![
+            cell(row.id),
+            row.addr.to_string(),
+            format!("unreachable ({error})"),
+        ],
+        None => cells(row),
+    }));
+    let width = |column: usize| {
+        let cells = lines.iter().filter(|line| line.len() > column + 1);
+        cells
+            .map(|line| line[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..HEADINGS.len()).map(width).collect();
+    let mut text = String::new();
+    for (n, line) in lines.iter().enumerate() {
+        if n > 0 {
+            text.push('\n');
+        }
+        for (column, cell) in line.iter().enumerate() {
+            if column + 1 == line.len() {
+                text.push_str(cell);
+            } else {
+                // Writing to a string cannot fail.
+                let _ = write!(text, "{cell:<width$}  ", width = widths[column]);
+            }
+        }
+    }
+    text
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let said = &row.said;
+    vec![
+        cell(row.id),
+        row.addr.to_string(),
+        cell(said.role.as_deref()),
+        cell(said.term),
+        cell(said.leader),
+        cell(said.commit_index),
+        cell(said.applied_index),
+        format!("{}..{}", cell(said.first_index), cell(said.last_index)),
+        cell(said.snapshot_index),
+        cell(said.lag),
+        cell(said.log_bytes),
+        cell(said.keys),
+        said.uptime_ms
+            .map_or_else(|| cell(None::<u64>), |ms| format!("{}s", ms / 1000)),
+    ]
+}
+
+fn cell(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".into(), |value| value.to_string())
+}

@@ -1,0 +1,282 @@
+//! Requests and answers as values: nothing here does I/O or looks at a clock.
+//!
+//! A program with an event loop of its own encodes an [`Operation`] into a buffer
+//! with [`encode_operation`], finds frames in what it receives, and understands
+//! them with [`decode_reply`] and [`decode_answer`].
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::client::{ClientError, wire};
+use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::mem::Buffer;
+use crate::pb::kv_operation_response::{Data, StatusCode};
+use crate::pb::{
+    ErrorCode, KvOperationRequest, KvOperationResponse, Meta, OperationType, Session,
+    StatusRequest, StatusResponse,
+};
+
+const KV_SERVICE: &str = "KVOperationService";
+const KV_METHOD: &str = "Execute";
+const STATUS_SERVICE: &str = "StatusService";
+const STATUS_METHOD: &str = "Get";
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Inserts; the key must be new.
+    Put {
+        /// Not empty.
+        key: Bytes,
+        /// May be empty.
+        value: Bytes,
+    },
+    /// Inserts or overwrites.
+    Update {
+        /// Not empty.
+        key: Bytes,
+        /// May be empty.
+        value: Bytes,
+    },
+    /// Reads, linearizably.
+    Get {
+        /// Not empty.
+        key: Bytes,
+    },
+    /// Removes.
+    Remove {
+        /// Not empty.
+        key: Bytes,
+    },
+    /// Opens an explicit session.
+    OpenSession,
+}
+
+impl Operation {
+    /// Whether it changes data, so that it matters whether it was applied. A session
+    /// that was opened in vain is forgotten in time.
+    #[must_use]
+    pub fn is_write(&self) -> bool {
+        match self {
+            Operation::Put { .. } | Operation::Update { .. } | Operation::Remove { .. } => true,
+            Operation::Get { .. } | Operation::OpenSession => false,
+        }
+    }
+
+    /// Whether a node would take it.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::BadRequest`] with the reason.
+    pub fn check(&self) -> Result<(), ClientError> {
+        let (key, value): (&[u8], &[u8]) = match self {
+            Operation::Put { key, value } | Operation::Update { key, value } => (key, value),
+            Operation::Get { key } | Operation::Remove { key } => (key, &[]),
+            Operation::OpenSession => return Ok(()),
+        };
+        let reason = if key.is_empty() {
+            "the key is empty".into()
+        } else if key.len() > KEY_BYTES_MAX {
+            format!(
+                "the key has {} bytes, {KEY_BYTES_MAX} are allowed",
+                key.len()
+            )
+        } else if value.len() > VALUE_BYTES_MAX {
+            format!(
+                "the value has {} bytes, {VALUE_BYTES_MAX} are allowed",
+                value.len()
+            )
+        } else {
+            return Ok(());
+        };
+        Err(ClientError::BadRequest { reason })
+    }
+}
+
+/// Under which name a request is sent, so that it is applied once however often it
+/// is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// An implicit session: the uuid, together with the sequence id of the call.
+    Uuid(String),
+    /// A number in an explicit session.
+    Session {
+        /// As answered to [`Operation::OpenSession`].
+        id: u64,
+        /// From 1 on, one for each write.
+        sequence: u64,
+        /// No write below this number will be sent again.
+        acked_below: u64,
+    },
+}
+
+/// What a request came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The write is applied, and durable on a quorum.
+    Done,
+    /// A get found this.
+    Value(Bytes),
+    /// A get or a remove found nothing.
+    NotFound,
+    /// The session is open under this id.
+    Session(u64),
+}
+
+/// What a node answers.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is decided.
+    Outcome(Outcome),
+    /// Not the leader; nothing was done. Ask there.
+    Redirect(SocketAddr),
+    /// Nothing was done, but it may be elsewhere or later: no leader, or too busy.
+    NotNow(String),
+    /// It may have been applied; ask again under the same name.
+    Unknown(String),
+    /// It is decided that it will not be done.
+    Refused(ClientError),
+}
+
+/// An answer of a node, not yet looked into.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The sequence id of the call that it answers.
+    pub sequence_id: u64,
+    /// For [`decode_answer`] or [`decode_status`].
+    pub payload: Bytes,
+}
+
+/// Appends a frame with `operation`. Each call has a sequence id of its own, the
+/// same when it is repeated; a write without an [`Identity`] of its own is named by
+/// (uuid, sequence id). `operation` must have passed [`Operation::check`].
+pub fn encode_operation(
+    out: &mut Buffer,
+    sequence_id: u64,
+    operation: &Operation,
+    identity: &Identity,
+) {
+    let (kind, key, value) = match operation {
+        Operation::Put { key, value } => (OperationType::Put, key.clone(), value.clone()),
+        Operation::Update { key, value } => (OperationType::Update, key.clone(), value.clone()),
+        Operation::Get { key } => (OperationType::Get, key.clone(), Bytes::new()),
+        Operation::Remove { key } => (OperationType::Delete, key.clone(), Bytes::new()),
+        Operation::OpenSession => (OperationType::OpenSession, Bytes::new(), Bytes::new()),
+    };
+    let (meta, session) = match identity {
+        Identity::Uuid(uuid) => (Some(Meta { uuid: uuid.clone() }), None),
+        &Identity::Session {
+            id,
+            sequence,
+            acked_below,
+        } => (
+            None,
+            Some(Session {
+                id,
+                sequence,
+                acked_below,
+            }),
+        ),
+    };
+    let request = KvOperationRequest {
+        r#type: kind as i32,
+        meta,
+        key,
+        value,
+        session,
+    };
+    wire::encode_call(out, KV_SERVICE, KV_METHOD, sequence_id, &request);
+}
+
+/// Appends a frame that asks a node for its status.
+pub fn encode_status(out: &mut Buffer, sequence_id: u64) {
+    let request = StatusRequest {};
+    wire::encode_call(out, STATUS_SERVICE, STATUS_METHOD, sequence_id, &request);
+}
+
+/// Takes the body of a frame, behind its header, for an answer.
+///
+/// # Errors
+///
+/// It is none: what is wrong with it. The connection is of no more use.
+pub fn decode_reply(body: Bytes) -> Result<Reply, &'static str> {
+    let envelope = wire::decode_envelope(body)?;
+    Ok(Reply {
+        sequence_id: envelope.sequence_id,
+        payload: envelope.payload,
+    })
+}
+
+/// Understands the answer to `operation`.
+///
+/// # Errors
+///
+/// It makes no sense; whether something was done is not known.
+pub fn decode_answer(operation: &Operation, payload: Bytes) -> Result<Answer, &'static str> {
+    let response = KvOperationResponse::decode(payload).map_err(|_| "an undecodable answer")?;
+    let status = StatusCode::try_from(response.status_code).map_err(|_| "an unknown status")?;
+    Ok(match (status, operation) {
+        (StatusCode::Success, Operation::Get { .. }) => Answer::Outcome(match response.data {
+            Some(Data::Payload(value)) => Outcome::Value(value),
+            _ => Outcome::Value(Bytes::new()),
+        }),
+        (StatusCode::Created | StatusCode::Success, Operation::OpenSession) => {
+            match response.session_id {
+                0 => return Err("a session without an id"),
+                id => Answer::Outcome(Outcome::Session(id)),
+            }
+        }
+        (StatusCode::Created, operation) if operation.is_write() => Answer::Outcome(Outcome::Done),
+        (StatusCode::NotFound, Operation::Get { .. } | Operation::Remove { .. }) => {
+            Answer::Outcome(Outcome::NotFound)
+        }
+        (StatusCode::Redirect, _) => match response.data {
+            Some(Data::Address(address)) => {
+                Answer::Redirect(address.parse().map_err(|_| "a redirect to no address")?)
+            }
+            _ => return Err("a redirect to nowhere"),
+        },
+        (StatusCode::BadRequest | StatusCode::InternalError, _) => refusal(status, response),
+        _ => return Err("a status that does not answer the request"),
+    })
+}
+
+fn refusal(status: StatusCode, response: KvOperationResponse) -> Answer {
+    let reason = match response.data {
+        Some(Data::Reason(reason)) => reason,
+        _ => String::new(),
+    };
+    match ErrorCode::try_from(response.error_code) {
+        Ok(ErrorCode::NoLeader | ErrorCode::Busy) => Answer::NotNow(reason),
+        Ok(ErrorCode::OutcomeUnknown) => Answer::Unknown(reason),
+        Ok(ErrorCode::KeyExists) => Answer::Refused(ClientError::KeyExists),
+        Ok(ErrorCode::NoSpace) => Answer::Refused(ClientError::NoSpace { reason }),
+        Ok(ErrorCode::SessionExpired) => Answer::Refused(ClientError::SessionExpired {
+            outcome_unknown: false,
+        }),
+        Ok(ErrorCode::InvalidRequest) => Answer::Refused(ClientError::BadRequest { reason }),
+        Ok(ErrorCode::None) if status == StatusCode::BadRequest => {
+            Answer::Refused(ClientError::BadRequest { reason })
+        }
+        Ok(ErrorCode::None) => Answer::Refused(ClientError::refused(status, reason)),
+        Err(_) => Answer::Refused(ClientError::Refused {
+            status: status as i32,
+            code: response.error_code,
+            reason,
+        }),
+    }
+}
+
+/// Understands the answer to a question for the status.
+///
+/// # Errors
+///
+/// It makes no sense, as that of a server without this service.
+pub fn decode_status(payload: Bytes) -> Result<StatusResponse, &'static str> {
+    StatusResponse::decode(payload).map_err(|_| "an undecodable status")
+}
+
+#[cfg(test)]
+mod tests;

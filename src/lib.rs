@@ -34,4 +34,5 @@ pub mod node;
 pub mod proto;
 
 pub mod client;
+pub mod server;
 pub mod sim;

@@ -261,7 +261,7 @@ fn refusal(status: StatusCode, response: KvOperationResponse) -> Answer {
             Answer::Refused(ClientError::BadRequest { reason })
         }
         Ok(ErrorCode::None) => Answer::Refused(ClientError::refused(status, reason)),
-        Err(_) => Answer::Refused(ClientError::Refused {
+        Ok(ErrorCode::StoreFull) | Err(_) => Answer::Refused(ClientError::Refused {
             status: status as i32,
             code: response.error_code,
             reason,

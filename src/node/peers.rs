@@ -51,6 +51,8 @@ pub struct Hello {
 /// The answer to a [`Hello`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HelloReply {
+    /// Who introduced itself.
+    pub to: NodeId,
     /// Why the connection is refused, if it is.
     pub refused: Option<String>,
     /// The caller was known here under another incarnation.
@@ -201,6 +203,7 @@ impl<D: Disk> Node<D> {
     pub(super) fn meet(&mut self, now: Time, caller: Caller, hello: Hello) {
         let refused = self.refusal(&hello);
         let mut reply = HelloReply {
+            to: hello.from,
             refused,
             lost_directory: false,
             incarnation: self.config.incarnation,

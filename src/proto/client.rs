@@ -50,8 +50,13 @@ pub fn decode_request(payload: Bytes, sequence: u64) -> Result<Request, ClientEr
     let uuid = request.meta.map(|meta| meta.uuid).unwrap_or_default();
     at_most("uuid", uuid.len(), limits::UUID_BYTES_MAX)?;
     if operation == pb::OperationType::OpenSession {
-        let command = Command::OpenSession { client: ClientId::from_text(&uuid) };
-        return Ok(Request::Write { command: command.encode(), grows: true });
+        let command = Command::OpenSession {
+            client: ClientId::from_text(&uuid),
+        };
+        return Ok(Request::Write {
+            command: command.encode(),
+            grows: true,
+        });
     }
     let (key, value) = (request.key, request.value);
     if key.is_empty() {
@@ -68,11 +73,18 @@ pub fn decode_request(payload: Bytes, sequence: u64) -> Result<Request, ClientEr
     };
     let identity = identity(request.session, &uuid, sequence)?;
     let grows = !matches!(op, WriteOp::Remove { .. });
-    Ok(Request::Write { command: Command::Write { identity, op }.encode(), grows })
+    Ok(Request::Write {
+        command: Command::Write { identity, op }.encode(),
+        grows,
+    })
 }
 
 fn at_most(what: &'static str, bytes: usize, max: usize) -> Result<(), ClientError> {
-    if bytes > max { Err(ClientError::TooLong { what, bytes, max }) } else { Ok(()) }
+    if bytes > max {
+        Err(ClientError::TooLong { what, bytes, max })
+    } else {
+        Ok(())
+    }
 }
 
 fn identity(
@@ -81,14 +93,25 @@ fn identity(
     sequence: u64,
 ) -> Result<Identity, ClientError> {
     match session {
-        Some(pb::Session { id, sequence, acked_below }) => {
+        Some(pb::Session {
+            id,
+            sequence,
+            acked_below,
+        }) => {
             if id == 0 || sequence == 0 || sequence < acked_below {
                 return Err(ClientError::Session);
             }
-            Ok(Identity::Session { session: id, sequence, acked_below })
+            Ok(Identity::Session {
+                session: id,
+                sequence,
+                acked_below,
+            })
         }
         None if uuid.is_empty() => Ok(Identity::None),
-        None => Ok(Identity::Implicit { client: ClientId::from_text(uuid), sequence }),
+        None => Ok(Identity::Implicit {
+            client: ClientId::from_text(uuid),
+            sequence,
+        }),
     }
 }
 
@@ -111,9 +134,10 @@ pub fn encode_answer(
             None => error(Code::NoLeader, "no leader"),
         },
         Answer::NoLeader => error(Code::NoLeader, "no leader"),
-        Answer::OutcomeUnknown => {
-            error(Code::OutcomeUnknown, "outcome unknown, retry with the same session")
-        }
+        Answer::OutcomeUnknown => error(
+            Code::OutcomeUnknown,
+            "outcome unknown, retry with the same session",
+        ),
         Answer::Busy => error(Code::Busy, "busy, too much is waiting to be committed"),
         Answer::NoSpace => error(Code::NoSpace, "no space left on the leader's disk"),
         Answer::Status(_) => unreachable!("status has a message of its own"),
@@ -127,16 +151,18 @@ fn encode_outcome(outcome: Outcome) -> pb::KvOperationResponse {
         Outcome::NotFound => response(StatusCode::NotFound, None),
         Outcome::KeyExists => error(Code::KeyExists, "key already exists"),
         Outcome::NoRoom => error(Code::StoreFull, "the store has reached its largest size"),
-        Outcome::SessionOpened(id) => {
-            pb::KvOperationResponse { session_id: id, ..response(StatusCode::Created, None) }
-        }
+        Outcome::SessionOpened(id) => pb::KvOperationResponse {
+            session_id: id,
+            ..response(StatusCode::Created, None)
+        },
         Outcome::SessionExpired => error(
             Code::SessionExpired,
             "session expired: open a new one; what was not answered stays unknown",
         ),
-        Outcome::SessionWindowFull => {
-            error(Code::Busy, "busy, too many writes of the session are not acknowledged")
-        }
+        Outcome::SessionWindowFull => error(
+            Code::Busy,
+            "busy, too many writes of the session are not acknowledged",
+        ),
         Outcome::SessionStale => bad_request("the session has acknowledged this write already"),
         Outcome::Malformed | Outcome::Noop => {
             error(Code::InvalidRequest, "the command was not understood")
@@ -145,13 +171,20 @@ fn encode_outcome(outcome: Outcome) -> pb::KvOperationResponse {
 }
 
 fn response(status: StatusCode, data: Option<Data>) -> pb::KvOperationResponse {
-    pb::KvOperationResponse { status_code: status.into(), data, ..Default::default() }
+    pb::KvOperationResponse {
+        status_code: status.into(),
+        data,
+        ..Default::default()
+    }
 }
 
 fn error(code: pb::ErrorCode, reason: &str) -> pb::KvOperationResponse {
     pb::KvOperationResponse {
         error_code: code.into(),
-        ..response(StatusCode::InternalError, Some(Data::Reason(reason.to_owned())))
+        ..response(
+            StatusCode::InternalError,
+            Some(Data::Reason(reason.to_owned())),
+        )
     }
 }
 
@@ -160,7 +193,10 @@ fn error(code: pb::ErrorCode, reason: &str) -> pb::KvOperationResponse {
 pub fn bad_request(reason: &str) -> pb::KvOperationResponse {
     pb::KvOperationResponse {
         error_code: pb::ErrorCode::InvalidRequest.into(),
-        ..response(StatusCode::BadRequest, Some(Data::Reason(reason.to_owned())))
+        ..response(
+            StatusCode::BadRequest,
+            Some(Data::Reason(reason.to_owned())),
+        )
     }
 }
 
@@ -183,7 +219,9 @@ mod tests {
         let key = vec![b'k'; limits::KEY_BYTES_MAX + 1];
         let error = request(0, &key, 0).unwrap_err().to_string();
         assert_eq!(error, "key of 65537 bytes is over the limit of 65536");
-        let error = request(1, b"k", limits::VALUE_BYTES_MAX + 1).unwrap_err().to_string();
+        let error = request(1, b"k", limits::VALUE_BYTES_MAX + 1)
+            .unwrap_err()
+            .to_string();
         assert_eq!(error, "value of 8388609 bytes is over the limit of 8388608");
         assert!(request(1, &key[1..], limits::VALUE_BYTES_MAX).is_ok());
         assert_eq!(request(3, b"", 0), Err(ClientError::EmptyKey));
@@ -207,20 +245,32 @@ mod tests {
         for answer in answers {
             let duplicate = answer == Answer::Applied(Outcome::KeyExists);
             let encoded = encode_answer(answer, |_| None);
-            let Some(Data::Reason(reason)) = encoded.data else { panic!("an error has a reason") };
+            let Some(Data::Reason(reason)) = encoded.data else {
+                panic!("an error has a reason")
+            };
             assert_eq!(reason.contains("exists"), duplicate, "{reason}");
         }
     }
 
     #[test]
     fn answers_are_the_bytes_that_the_original_sends() {
-        let bytes = |answer| encode_answer(answer, |_| Some("127.0.0.1:4399".into())).encode_to_vec();
+        let bytes =
+            |answer| encode_answer(answer, |_| Some("127.0.0.1:4399".into())).encode_to_vec();
         assert_eq!(bytes(Answer::Applied(Outcome::Created)), b"\x08\xc9\x01");
         assert_eq!(bytes(Answer::Applied(Outcome::Removed)), b"\x08\xc9\x01");
         assert_eq!(bytes(Answer::Applied(Outcome::NotFound)), b"\x08\x94\x03");
         assert_eq!(bytes(Answer::Value(None)), b"\x08\x94\x03");
-        assert_eq!(bytes(Answer::Value(Some("wv".into()))), b"\x08\xc8\x01\x1a\x02wv");
-        assert_eq!(bytes(Answer::Value(Some(Bytes::new()))), b"\x08\xc8\x01\x1a\x00");
-        assert_eq!(bytes(Answer::Redirect(NodeId(1))), b"\x08\xae\x02\x22\x0e127.0.0.1:4399");
+        assert_eq!(
+            bytes(Answer::Value(Some("wv".into()))),
+            b"\x08\xc8\x01\x1a\x02wv"
+        );
+        assert_eq!(
+            bytes(Answer::Value(Some(Bytes::new()))),
+            b"\x08\xc8\x01\x1a\x00"
+        );
+        assert_eq!(
+            bytes(Answer::Redirect(NodeId(1))),
+            b"\x08\xae\x02\x22\x0e127.0.0.1:4399"
+        );
     }
 }

@@ -34,13 +34,25 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
         }
         Body::PreVoteReply { granted } => call(
             REQUEST_VOTE,
-            &pb::RequestVoteResponse { term, vote_granted: *granted, pre_vote: true },
+            &pb::RequestVoteResponse {
+                term,
+                vote_granted: *granted,
+                pre_vote: true,
+            },
         ),
         Body::VoteReply { granted } => call(
             REQUEST_VOTE,
-            &pb::RequestVoteResponse { term, vote_granted: *granted, pre_vote: false },
+            &pb::RequestVoteResponse {
+                term,
+                vote_granted: *granted,
+                pre_vote: false,
+            },
         ),
-        Body::Append { prev, entries, commit } => call(
+        Body::Append {
+            prev,
+            entries,
+            commit,
+        } => call(
             APPEND_ENTRIES,
             &pb::AppendEntriesRequest {
                 term,
@@ -76,7 +88,11 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
             },
         ),
         Body::Snapshot(chunk) => call(INSTALL_SNAPSHOT, &snapshot_chunk(message, chunk)),
-        Body::SnapshotReply { snapshot, next_offset, installed } => call(
+        Body::SnapshotReply {
+            snapshot,
+            next_offset,
+            installed,
+        } => call(
             INSTALL_SNAPSHOT,
             &pb::InstallSnapshotResponse {
                 term,
@@ -150,7 +166,11 @@ fn append_reply(term: i64, reply: Result<Accepted, Rejected>) -> pb::AppendEntri
 }
 
 fn snapshot_chunk(message: &Message, chunk: &SnapshotChunk) -> pb::InstallSnapshotRequest {
-    let SnapshotChunk { snapshot, offset, data } = chunk;
+    let SnapshotChunk {
+        snapshot,
+        offset,
+        data,
+    } = chunk;
     pb::InstallSnapshotRequest {
         term: signed(message.term.0),
         leader_id: signed(message.from.0),
@@ -172,7 +192,10 @@ fn number(value: i64) -> Result<u64, PeerError> {
 }
 
 fn entry_id(index: i64, term: i64) -> Result<EntryId, PeerError> {
-    Ok(EntryId { term: Term(number(term)?), index: Index(number(index)?) })
+    Ok(EntryId {
+        term: Term(number(term)?),
+        index: Index(number(index)?),
+    })
 }
 
 /// Understands a request of `from`, which has introduced itself, to `to`.
@@ -189,7 +212,11 @@ pub fn decode_request(
     let (term, claims, body) = if method == REQUEST_VOTE.as_bytes() {
         let vote = pb::RequestVoteRequest::decode(payload)?;
         let last = entry_id(vote.last_log_index, vote.last_log_term)?;
-        let body = if vote.pre_vote { Body::PreVote { last } } else { Body::Vote { last } };
+        let body = if vote.pre_vote {
+            Body::PreVote { last }
+        } else {
+            Body::Vote { last }
+        };
         (vote.term, vote.candidate_id, body)
     } else if method == APPEND_ENTRIES.as_bytes() {
         let append = pb::AppendEntriesRequest::decode(payload)?;
@@ -212,15 +239,26 @@ pub fn decode_request(
     if let Body::Append { entries, prev, .. } = &body
         && entries.last().map_or(prev.term, |last| last.id.term) > term
     {
-        return Err(PeerError::Invalid("an entry is of a term above the leader's"));
+        return Err(PeerError::Invalid(
+            "an entry is of a term above the leader's",
+        ));
     }
-    Ok(Message { from, to, term, call, body })
+    Ok(Message {
+        from,
+        to,
+        term,
+        call,
+        body,
+    })
 }
 
 fn decode_append(append: pb::AppendEntriesRequest) -> Result<Body, PeerError> {
     let commit = Index(number(append.leader_commit)?);
     if append.heartbeat {
-        return Ok(Body::Heartbeat { commit, round: append.read_round });
+        return Ok(Body::Heartbeat {
+            commit,
+            round: append.read_round,
+        });
     }
     let prev = entry_id(append.prev_log_index, append.prev_log_term)?;
     let mut last = prev;
@@ -243,7 +281,11 @@ fn decode_append(append: pb::AppendEntriesRequest) -> Result<Body, PeerError> {
         last = id;
         entries.push(Entry { id, payload });
     }
-    Ok(Body::Append { prev, entries, commit })
+    Ok(Body::Append {
+        prev,
+        entries,
+        commit,
+    })
 }
 
 fn decode_chunk(chunk: pb::InstallSnapshotRequest) -> Result<SnapshotChunk, PeerError> {
@@ -256,7 +298,11 @@ fn decode_chunk(chunk: pb::InstallSnapshotRequest) -> Result<SnapshotChunk, Peer
     if offset + chunk.data.len() as u64 > snapshot.total_bytes {
         return Err(PeerError::Invalid("a chunk reaches beyond its snapshot"));
     }
-    Ok(SnapshotChunk { snapshot, offset, data: chunk.data })
+    Ok(SnapshotChunk {
+        snapshot,
+        offset,
+        data: chunk.data,
+    })
 }
 
 /// Understands the answer of `from` to a request of ours.
@@ -290,19 +336,36 @@ pub fn decode_reply(
             total_bytes: number(reply.total_bytes)?,
         };
         let (next_offset, installed) = (number(reply.next_offset)?, reply.installed);
-        (reply.term, Body::SnapshotReply { snapshot, next_offset, installed })
+        (
+            reply.term,
+            Body::SnapshotReply {
+                snapshot,
+                next_offset,
+                installed,
+            },
+        )
     } else {
         return Err(PeerError::UnknownMethod);
     };
-    Ok(Message { from, to, term: Term(number(term)?), call, body })
+    Ok(Message {
+        from,
+        to,
+        term: Term(number(term)?),
+        call,
+        body,
+    })
 }
 
 fn decode_append_reply(reply: &pb::AppendEntriesResponse) -> Result<Body, PeerError> {
     if reply.heartbeat {
-        return Ok(Body::HeartbeatReply { round: reply.read_round });
+        return Ok(Body::HeartbeatReply {
+            round: reply.read_round,
+        });
     }
     Ok(Body::AppendReply(if reply.success {
-        Ok(Accepted { match_index: Index(number(reply.last_log_index)?) })
+        Ok(Accepted {
+            match_index: Index(number(reply.last_log_index)?),
+        })
     } else {
         Err(Rejected {
             rejected: Index(number(reply.rejected_index)?),
@@ -313,7 +376,14 @@ fn decode_append_reply(reply: &pb::AppendEntriesResponse) -> Result<Body, PeerEr
 
 /// Appends an introduction to `out` as a frame.
 pub fn encode_hello(out: &mut Buffer, hello: &Hello, sequence: u64) {
-    let Hello { cluster_id, from, to, incarnation, established, version } = *hello;
+    let Hello {
+        cluster_id,
+        from,
+        to,
+        incarnation,
+        established,
+        version,
+    } = *hello;
     let hello = pb::HelloRequest {
         cluster_id,
         from: from.0,
@@ -330,10 +400,23 @@ pub fn encode_hello(out: &mut Buffer, hello: &Hello, sequence: u64) {
 /// # Errors
 /// What is wrong with it.
 pub fn decode_hello(payload: Bytes) -> Result<Hello, PeerError> {
-    let pb::HelloRequest { cluster_id, from, to, incarnation, version, established } =
-        pb::HelloRequest::decode(payload)?;
+    let pb::HelloRequest {
+        cluster_id,
+        from,
+        to,
+        incarnation,
+        version,
+        established,
+    } = pb::HelloRequest::decode(payload)?;
     let (from, to) = (NodeId(from), NodeId(to));
-    Ok(Hello { cluster_id, from, to, incarnation, established, version })
+    Ok(Hello {
+        cluster_id,
+        from,
+        to,
+        incarnation,
+        established,
+        version,
+    })
 }
 
 /// Appends the answer to an introduction to `out` as a frame.
@@ -347,14 +430,19 @@ pub fn encode_hello_reply(out: &mut Buffer, reply: &HelloReply, sequence: u64) {
     encode_call(out, RAFT_SERVICE, HELLO, sequence, &reply);
 }
 
-/// Understands the answer to an introduction.
+/// Understands the answer to an introduction of `to`.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn decode_hello_reply(payload: Bytes) -> Result<HelloReply, PeerError> {
-    let pb::HelloResponse { refused, lost_directory, incarnation, term } =
-        pb::HelloResponse::decode(payload)?;
+pub fn decode_hello_reply(to: NodeId, payload: Bytes) -> Result<HelloReply, PeerError> {
+    let pb::HelloResponse {
+        refused,
+        lost_directory,
+        incarnation,
+        term,
+    } = pb::HelloResponse::decode(payload)?;
     Ok(HelloReply {
+        to,
         refused: (!refused.is_empty()).then_some(refused),
         lost_directory,
         incarnation,

@@ -15,7 +15,9 @@ pub fn encode_status(
         id: status.id.0,
         role: status.role.as_str().to_owned(),
         term: status.term.0,
-        leader: status.leader.map_or(-1, |leader| i64::try_from(leader.0).unwrap_or(-1)),
+        leader: status
+            .leader
+            .map_or(-1, |leader| i64::try_from(leader.0).unwrap_or(-1)),
         commit_index: status.commit_index.0,
         applied_index: status.applied_index.0,
         first_index: status.first_index.0,

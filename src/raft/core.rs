@@ -285,30 +285,29 @@ impl Raft {
     /// # Errors
     /// See [`ProposeError`]; nothing was appended then.
     pub fn propose(&mut self, payload: Payload) -> Result<EntryId, ProposeError> {
-        let Role::Leader(leader) = &mut self.role else {
+        let Role::Leader(leader) = &self.role else {
             return Err(ProposeError::NotLeader);
         };
-        let entry = Entry {
-            id: self.log.last(),
-            payload,
-        };
-        let size = entry.size_bytes();
+        let size = limits::ENTRY_OVERHEAD_BYTES + payload.bytes().len();
         if leader.uncommitted_bytes > 0
             && leader.uncommitted_bytes + size > limits::UNCOMMITTED_BYTES_MAX
         {
             return Err(ProposeError::Busy);
         }
-        leader.uncommitted_bytes += size;
-        Ok(self.append_own(entry.payload))
+        Ok(self.append_own(payload))
     }
 
-    /// Appends an entry of the current term.
+    /// Appends an entry of the current term, which this node leads.
     pub(super) fn append_own(&mut self, payload: Payload) -> EntryId {
         let id = EntryId {
             term: self.hard_state.term,
             index: self.log.last().index.next(),
         };
-        self.log.append(Entry { id, payload });
+        let entry = Entry { id, payload };
+        if let Role::Leader(leader) = &mut self.role {
+            leader.uncommitted_bytes += entry.size_bytes();
+        }
+        self.log.append(entry);
         id
     }
 

@@ -20,8 +20,13 @@ fn entries(prev: EntryId, shape: Vec<(u64, Option<Vec<u8>>)>) -> Vec<Entry> {
 }
 
 fn meta() -> impl Strategy<Value = SnapshotMeta> {
-    (id(), any::<u32>(), 1u64 << 30..1 << 40)
-        .prop_map(|(last, checksum, total_bytes)| SnapshotMeta { last, checksum, total_bytes })
+    (id(), any::<u32>(), 1u64 << 30..1 << 40).prop_map(|(last, checksum, total_bytes)| {
+        SnapshotMeta {
+            last,
+            checksum,
+            total_bytes,
+        }
+    })
 }
 
 fn body() -> impl Strategy<Value = Body> {
@@ -33,22 +38,44 @@ fn body() -> impl Strategy<Value = Body> {
         id().prop_map(|last| Body::Vote { last }),
         any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
         (id(), shape, 0u64..99).prop_map(|(prev, shape, commit)| {
-            Body::Append { prev, entries: entries(prev, shape), commit: Index(commit) }
-        }),
-        (0u64..1 << 40).prop_map(|i| Body::AppendReply(Ok(Accepted { match_index: Index(i) }))),
-        (0u64..1 << 40, id()).prop_map(|(i, hint)| {
-            Body::AppendReply(Err(Rejected { rejected: Index(i), hint }))
-        }),
-        (0u64..99, any::<u64>())
-            .prop_map(|(commit, round)| Body::Heartbeat { commit: Index(commit), round }),
-        any::<u64>().prop_map(|round| Body::HeartbeatReply { round }),
-        (meta(), 0u64..1 << 20, proptest::collection::vec(any::<u8>(), 0..64)).prop_map(
-            |(snapshot, offset, data)| {
-                Body::Snapshot(SnapshotChunk { snapshot, offset, data: data.into() })
+            Body::Append {
+                prev,
+                entries: entries(prev, shape),
+                commit: Index(commit),
             }
-        ),
+        }),
+        (0u64..1 << 40).prop_map(|i| Body::AppendReply(Ok(Accepted {
+            match_index: Index(i)
+        }))),
+        (0u64..1 << 40, id()).prop_map(|(i, hint)| {
+            Body::AppendReply(Err(Rejected {
+                rejected: Index(i),
+                hint,
+            }))
+        }),
+        (0u64..99, any::<u64>()).prop_map(|(commit, round)| Body::Heartbeat {
+            commit: Index(commit),
+            round
+        }),
+        any::<u64>().prop_map(|round| Body::HeartbeatReply { round }),
+        (
+            meta(),
+            0u64..1 << 20,
+            proptest::collection::vec(any::<u8>(), 0..64)
+        )
+            .prop_map(|(snapshot, offset, data)| {
+                Body::Snapshot(SnapshotChunk {
+                    snapshot,
+                    offset,
+                    data: data.into(),
+                })
+            }),
         (meta(), 0u64..1 << 40, any::<bool>()).prop_map(|(snapshot, next_offset, installed)| {
-            Body::SnapshotReply { snapshot, next_offset, installed }
+            Body::SnapshotReply {
+                snapshot,
+                next_offset,
+                installed,
+            }
         }),
     ]
 }
@@ -57,11 +84,24 @@ fn body() -> impl Strategy<Value = Body> {
 fn through_the_wire(message: &Message) -> Result<Message, PeerError> {
     let mut out = Buffer::default();
     encode_message(&mut out, message, message.call);
-    let body = FrameDecoder::default().decode(&mut &out[..]).unwrap().expect("a whole frame");
+    let body = FrameDecoder::default()
+        .decode(&mut &out[..])
+        .unwrap()
+        .expect("a whole frame");
     let envelope = decode_envelope(body).unwrap();
     assert_eq!(envelope.service, RAFT_SERVICE.as_bytes());
-    let decode = if message.body.is_request() { decode_request } else { decode_reply };
-    decode(message.from, message.to, &envelope.method, envelope.sequence, envelope.payload)
+    let decode = if message.body.is_request() {
+        decode_request
+    } else {
+        decode_reply
+    };
+    decode(
+        message.from,
+        message.to,
+        &envelope.method,
+        envelope.sequence,
+        envelope.payload,
+    )
 }
 
 proptest! {
@@ -95,20 +135,36 @@ proptest! {
 
 #[test]
 fn a_message_in_the_name_of_another_node_does_not_count() {
-    let body = Body::Vote { last: EntryId::ZERO };
-    let message = Message { from: NodeId(3), to: NodeId(5), term: Term(1), call: 0, body };
+    let body = Body::Vote {
+        last: EntryId::ZERO,
+    };
+    let message = Message {
+        from: NodeId(3),
+        to: NodeId(5),
+        term: Term(1),
+        call: 0,
+        body,
+    };
     let mut out = Buffer::default();
     encode_message(&mut out, &message, 0);
-    let frame = FrameDecoder::default().decode(&mut &out[..]).unwrap().unwrap();
+    let frame = FrameDecoder::default()
+        .decode(&mut &out[..])
+        .unwrap()
+        .unwrap();
     let envelope = decode_envelope(frame).unwrap();
-    let decoded =
-        decode_request(NodeId(4), NodeId(5), &envelope.method, 0, envelope.payload);
-    assert_eq!(decoded, Err(PeerError::Invalid("the sender speaks for another node")));
+    let decoded = decode_request(NodeId(4), NodeId(5), &envelope.method, 0, envelope.payload);
+    assert_eq!(
+        decoded,
+        Err(PeerError::Invalid("the sender speaks for another node"))
+    );
 }
 
 #[test]
 fn a_term_near_the_top_of_the_numbers_does_not_count() {
-    let vote = pb::RequestVoteRequest { term: i64::MAX, ..Default::default() };
+    let vote = pb::RequestVoteRequest {
+        term: i64::MAX,
+        ..Default::default()
+    };
     let payload = Bytes::from(vote.encode_to_vec());
     let decoded = decode_request(NodeId(0), NodeId(1), REQUEST_VOTE.as_bytes(), 0, payload);
     assert_eq!(decoded, Err(PeerError::Invalid("a number is out of range")));

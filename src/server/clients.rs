@@ -1,0 +1,227 @@
+//! The clients of one reactor: requests in, answers out, and no more of them at a time
+//! than there is room for.
+//!
+//! The room for an answer is reserved when its request is let in: a reactor has at
+//! most [`limits::REQUESTS_IN_FLIGHT_MAX`] requests with the raft thread, which is what
+//! its lane for answers holds. At the limit, and at a limit for each connection, no
+//! more is read, so that TCP pushes back at the client; peers have lanes of their own.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use log::debug;
+
+use crate::limits;
+use crate::mailbox::{Receiver, Sender, TrySendError};
+use crate::net::envelope::{Envelope, decode_envelope};
+use crate::net::{ConnectionId, Io};
+use crate::node::{Answer, Caller, Request};
+use crate::pb;
+use crate::proto;
+use crate::server::mail::{FromClient, ToClient, connection_number, connection_of};
+use crate::server::peers::Connected;
+use crate::types::NodeId;
+
+pub(super) struct Clients {
+    /// Which reactor this is.
+    reactor: u32,
+    addresses: Arc<HashMap<NodeId, SocketAddr>>,
+    connected: Arc<Connected>,
+    started: Instant,
+    to_raft: Sender<FromClient>,
+    answers: Receiver<ToClient>,
+    /// Requests with the raft thread, over all connections.
+    in_flight: usize,
+    connections: HashMap<ConnectionId, Client>,
+    /// Connections that are not read from because the reactor is at its limit.
+    held_back: VecDeque<ConnectionId>,
+    /// Whether something was sent that the raft thread has not been rung for.
+    unrung: bool,
+}
+
+/// A connection with requests in flight, or one that is not read from.
+#[derive(Debug, Default)]
+struct Client {
+    in_flight: usize,
+    paused: bool,
+    /// It will send no more, and gets what it still waits for.
+    read_closed: bool,
+}
+
+impl Clients {
+    pub(super) fn new(
+        reactor: u32,
+        addresses: Arc<HashMap<NodeId, SocketAddr>>,
+        connected: Arc<Connected>,
+        to_raft: Sender<FromClient>,
+        answers: Receiver<ToClient>,
+    ) -> Clients {
+        Clients {
+            reactor,
+            addresses,
+            connected,
+            started: Instant::now(),
+            to_raft,
+            answers,
+            in_flight: 0,
+            connections: HashMap::new(),
+            held_back: VecDeque::new(),
+            unrung: false,
+        }
+    }
+
+    pub(super) fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, body: Bytes) {
+        let envelope = match decode_envelope(body) {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                let reason = error.to_string();
+                return refuse(io, connection, &error.envelope, &reason);
+            }
+        };
+        let request = match (&envelope.service[..], &envelope.method[..]) {
+            (service, method)
+                if service == proto::KV_SERVICE.as_bytes()
+                    && method == proto::EXECUTE.as_bytes() =>
+            {
+                match proto::decode_request(envelope.payload.clone(), envelope.sequence) {
+                    Ok(request) => request,
+                    Err(error) => return refuse(io, connection, &envelope, &error.to_string()),
+                }
+            }
+            (service, method)
+                if service == proto::STATUS_SERVICE.as_bytes()
+                    && method == proto::STATUS_GET.as_bytes() =>
+            {
+                Request::Status
+            }
+            _ => return refuse(io, connection, &envelope, "unknown service or method"),
+        };
+        self.admit(io, connection, envelope.sequence, request);
+    }
+
+    fn admit(&mut self, io: &mut Io, connection: ConnectionId, sequence: u64, request: Request) {
+        let caller = Caller {
+            reactor: self.reactor,
+            connection: connection_number(connection),
+            sequence,
+        };
+        match self.to_raft.try_send_quiet(FromClient { caller, request }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                let busy = proto::encode_answer(Answer::Busy, |_| None);
+                io.send_call(
+                    connection,
+                    proto::KV_SERVICE,
+                    proto::EXECUTE,
+                    sequence,
+                    &busy,
+                );
+                return;
+            }
+        }
+        self.unrung = true;
+        self.in_flight += 1;
+        let client = self.connections.entry(connection).or_default();
+        client.in_flight += 1;
+        if client.in_flight >= limits::CONNECTION_REQUESTS_MAX {
+            client.paused = true;
+            io.pause_reading(connection);
+        } else if self.in_flight >= limits::REQUESTS_IN_FLIGHT_MAX {
+            client.paused = true;
+            io.pause_reading(connection);
+            self.held_back.push_back(connection);
+        }
+    }
+
+    /// Sends the answers that wait in the mailbox.
+    pub(super) fn send_answers(&mut self, io: &mut Io) {
+        while let Some(ToClient { caller, answer }) = self.answers.try_recv() {
+            let connection = connection_of(caller.connection);
+            self.in_flight -= 1;
+            self.send_answer(io, connection, caller.sequence, answer);
+            self.settle(io, connection);
+            if let Some(next) = self.held_back.pop_front() {
+                self.resume(io, next);
+            }
+        }
+    }
+
+    fn send_answer(&self, io: &mut Io, to: ConnectionId, sequence: u64, answer: Answer) {
+        if let Answer::Status(status) = answer {
+            let uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let status = proto::encode_status(&status, |id| self.connected.get(id), uptime_ms);
+            io.send_call(
+                to,
+                proto::STATUS_SERVICE,
+                proto::STATUS_GET,
+                sequence,
+                &status,
+            );
+            return;
+        }
+        let address = |id: NodeId| self.addresses.get(&id).map(SocketAddr::to_string);
+        let response = proto::encode_answer(answer, address);
+        io.send_call(to, proto::KV_SERVICE, proto::EXECUTE, sequence, &response);
+    }
+
+    /// A request of this connection has been answered.
+    fn settle(&mut self, io: &mut Io, connection: ConnectionId) {
+        let Some(client) = self.connections.get_mut(&connection) else {
+            return;
+        };
+        client.in_flight -= 1;
+        if client.in_flight == 0 && client.read_closed {
+            io.close(connection);
+        }
+        if client.paused && client.in_flight < limits::CONNECTION_REQUESTS_MAX / 2 {
+            self.resume(io, connection);
+        }
+    }
+
+    fn resume(&mut self, io: &mut Io, connection: ConnectionId) {
+        let Some(client) = self.connections.get_mut(&connection) else {
+            return;
+        };
+        if client.paused && client.in_flight < limits::CONNECTION_REQUESTS_MAX {
+            client.paused = false;
+            io.resume_reading(connection);
+        }
+    }
+
+    pub(super) fn on_read_closed(&mut self, io: &mut Io, connection: ConnectionId) {
+        match self.connections.get_mut(&connection) {
+            Some(client) if client.in_flight > 0 => client.read_closed = true,
+            _ => io.close(connection),
+        }
+    }
+
+    pub(super) fn on_close(&mut self, connection: ConnectionId) {
+        // Its answers will come, count as answered, and go nowhere.
+        self.connections.remove(&connection);
+    }
+
+    /// Wakes the raft thread, once for all requests of the round.
+    pub(super) fn ring(&mut self) {
+        if std::mem::take(&mut self.unrung) {
+            self.to_raft.ring();
+        }
+    }
+}
+
+/// Answers what is no request. The connection stays open: its frames are right.
+fn refuse(io: &mut Io, connection: ConnectionId, envelope: &Envelope, reason: &str) {
+    if let Some(dropped) = io.admit_log("bad request") {
+        debug!(target: "RaftClerk", "bad request: reason={reason}{dropped}");
+    }
+    let text = |bytes: &Bytes, default: &str| match std::str::from_utf8(bytes) {
+        Ok(text) if !text.is_empty() => text.to_owned(),
+        _ => default.to_owned(),
+    };
+    let service = text(&envelope.service, proto::KV_SERVICE);
+    let method = text(&envelope.method, proto::EXECUTE);
+    let response: pb::KvOperationResponse = proto::bad_request(reason);
+    io.send_call(connection, &service, &method, envelope.sequence, &response);
+}

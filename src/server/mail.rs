@@ -1,0 +1,81 @@
+//! What the threads of a server say to each other, and how much of it may wait.
+
+use crate::disk::DiskEvent;
+use crate::limits;
+use crate::mailbox::{Receiver, Sender};
+use crate::net::ConnectionId;
+use crate::node::{Answer, Caller, Hello, HelloReply, Request};
+use crate::raft::Message;
+use crate::types::NodeId;
+
+/// From a reactor to the raft thread, of a client.
+pub(super) struct FromClient {
+    pub(super) caller: Caller,
+    pub(super) request: Request,
+}
+
+/// From the reactor that has the peers to the raft thread.
+pub(super) enum FromPeer {
+    Message(Message),
+    Hello(Caller, Hello),
+    HelloReply(NodeId, HelloReply),
+    /// The connection to this peer is made anew: introduce this node.
+    Connected(NodeId),
+}
+
+/// To the reactor that has the peers.
+pub(super) enum ToPeer {
+    Message(Message),
+    Hello(Hello),
+    HelloReply(Caller, HelloReply),
+}
+
+/// To a reactor, for one of its clients.
+pub(super) struct ToClient {
+    pub(super) caller: Caller,
+    pub(super) answer: Answer,
+}
+
+/// What the raft thread is told to do, by whoever runs the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Control {
+    Stop,
+}
+
+/// Messages of peers that wait for the raft thread; more are dropped, as a network
+/// would: Raft sends again.
+pub(super) const PEER_MAIL_MAX: usize = 16_384;
+/// Completions that wait for the raft thread. There are never more than operations on
+/// their way, and the disk waits when it has to.
+pub(super) const DISK_MAIL_MAX: usize = 16_384;
+
+/// The ends that the raft thread holds. All lanes have one doorbell; each has room of
+/// its own, so that clients cannot starve peers, and nobody the disk.
+pub(super) struct Inbox {
+    pub(super) control: Receiver<Control>,
+    pub(super) disk: Receiver<DiskEvent>,
+    pub(super) peers: Receiver<FromPeer>,
+    pub(super) clients: Receiver<FromClient>,
+}
+
+/// Where the raft thread sends to. The lane of a reactor has room for an answer to each
+/// request that it may have in flight: it is reserved when the request is let in.
+pub(super) struct Outbox {
+    pub(super) clients: Vec<Sender<ToClient>>,
+    pub(super) peers: Sender<ToPeer>,
+}
+
+/// The connection as a number, for [`Caller`].
+pub(super) fn connection_number(id: ConnectionId) -> u64 {
+    u64::from(id.generation) << 32 | u64::from(id.key)
+}
+
+/// The number as a connection.
+pub(super) fn connection_of(number: u64) -> ConnectionId {
+    ConnectionId {
+        key: number as u32,
+        generation: (number >> 32) as u32,
+    }
+}
+
+const _: () = assert!(limits::PEER_QUEUE_MAX <= PEER_MAIL_MAX);

@@ -1,0 +1,348 @@
+//! The server: one raft thread, one event loop a core for the rest, the threads of the
+//! disk, and the mailboxes between them.
+//!
+//! | file | thread |
+//! |---|---|
+//! | `raft_thread.rs` | owns the node: all Raft state, the store, the requests |
+//! | `reactor.rs` | an event loop; `clients.rs` on each, `peers.rs` on the first |
+//! | `mail.rs` | what they say to each other, and how much of it may wait |
+//!
+//! [`Server::start`] does all that can fail, in the thread of the caller, so that what
+//! goes wrong is one clear line; after it, only local I/O ends a server.
+
+mod clients;
+mod mail;
+mod peers;
+mod raft_thread;
+mod reactor;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use log::{debug, info};
+use rand::TryRng;
+use rand::rngs::SysRng;
+
+use crate::config::{Cluster, Tuning};
+use crate::disk::{DataDir, DiskEvent, FileDisk};
+use crate::kv::SessionLimits;
+use crate::limits;
+use crate::mailbox::{self, Doorbell, Sender, TrySendError};
+use crate::net::{self, ConnectionBudget, EventLoop, Sharing};
+use crate::node::{Node, NodeConfig};
+use crate::server::clients::Clients;
+use crate::server::mail::{Control, DISK_MAIL_MAX, Inbox, Outbox, PEER_MAIL_MAX};
+use crate::server::peers::{Connected, Peers};
+use crate::server::raft_thread::{Clock, RaftThread};
+use crate::server::reactor::Reactor;
+use crate::types::NodeId;
+
+pub use raft_thread::Ending;
+
+/// The segment that each start opens: small, so that it is there at once.
+const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
+
+/// What a server is started with.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// Which member this is.
+    pub id: NodeId,
+    /// The members.
+    pub cluster: Cluster,
+    /// What can be tuned.
+    pub tuning: Tuning,
+    /// Where `raftnode_N/` is.
+    pub data_dir: PathBuf,
+}
+
+/// Why a server does not start. Nothing was damaged.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Someone else listens there.
+    #[error("cannot listen on {addr}: {source}")]
+    Listen {
+        /// Where.
+        addr: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The data directory.
+    #[error(transparent)]
+    Directory(#[from] crate::disk::OpenError),
+    /// What is in the data directory.
+    #[error("{path}: {source}")]
+    Recovery {
+        /// The directory.
+        path: String,
+        /// What is wrong with it.
+        source: crate::node::OpenError,
+    },
+    /// The system is out of something.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// A running server.
+pub struct Server {
+    control: Sender<Control>,
+    stop_reactors: Vec<Sender<()>>,
+    raft: JoinHandle<Ending>,
+    reactors: Vec<JoinHandle<io::Result<()>>>,
+}
+
+/// Tells a server to stop, from any thread.
+#[derive(Clone)]
+pub struct StopHandle {
+    control: Sender<Control>,
+}
+
+impl StopHandle {
+    /// Asks the server to stop. Once is enough.
+    pub fn stop(&self) {
+        // Full means that it has been asked already; gone, that it has stopped.
+        let _ = self.control.try_send(Control::Stop);
+    }
+}
+
+/// The event loops and where they listen, before their threads run.
+struct Listening {
+    loops: Vec<EventLoop>,
+    peer_listener: net::ListenerId,
+}
+
+impl Server {
+    /// Starts a node: listens, takes possession of the data directory, recovers, runs.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(options: ServerOptions) -> Result<Server, StartError> {
+        let ServerOptions {
+            id,
+            cluster,
+            tuning,
+            data_dir,
+        } = options;
+        let member = *cluster.member(id).expect("the command line names a member");
+        let system = |what| move |source| StartError::System { what, source };
+        net::raise_fd_limit().map_err(system("raise the limit of open files"))?;
+        let seed = SysRng
+            .try_next_u64()
+            .map_err(|e| system("draw a random seed")(io::Error::other(e)))?;
+        let mut listening = listen(member.peer, member.client, tuning.reactors, seed)?;
+        let directory = DataDir::open(&data_dir, id, cluster.cluster_id())?;
+        let path = directory.path().display().to_string();
+        info!(target: "RaftClerk", "data directory: path={path} incarnation={:016x}", directory.incarnation());
+
+        let doorbell = Arc::new(Doorbell::for_thread());
+        let (control, control_mail) = mailbox::channel(4, doorbell.clone());
+        let (to_raft_disk, disk_mail) = mailbox::channel(DISK_MAIL_MAX, doorbell.clone());
+        let (to_raft_peer, peer_mail) = mailbox::channel(PEER_MAIL_MAX, doorbell.clone());
+        let client_room = limits::REQUESTS_IN_FLIGHT_MAX * listening.loops.len();
+        let (to_raft_client, client_mail) = mailbox::channel(client_room, doorbell.clone());
+
+        let clock = Clock::start();
+        let config = node_config(&directory, id, &cluster, &tuning, seed);
+        let disk = FileDisk::open(directory, disk_sink(to_raft_disk))
+            .map_err(system("start the threads of the disk"))?;
+        let (node, summary) = Node::open(config, disk, clock.now())
+            .map_err(|source| StartError::Recovery { path, source })?;
+        info!(target: "RaftClerk", "recovered: term={} snapshot={} entries={} torn={}", node.raft().term(), summary.snapshot, summary.entries, summary.torn);
+
+        let connected = Connected::new(cluster.members().iter().map(|m| m.id.0).collect());
+        let connected = Arc::new(connected);
+        let addresses: HashMap<_, _> = cluster.members().iter().map(|m| (m.id, m.client)).collect();
+        let addresses = Arc::new(addresses);
+        let peer_doorbell = listening.loops[0].doorbell();
+        let (to_peers, mail) = mailbox::channel(PEER_MAIL_MAX, peer_doorbell);
+        let dial = cluster.members().iter().map(|m| (m.id, m.peer)).collect();
+        let peers = Peers::new(
+            id,
+            listening.peer_listener,
+            dial,
+            connected.clone(),
+            to_raft_peer,
+            mail,
+        );
+        let mut peers = Some(peers);
+        let (mut to_clients, mut stop_reactors, mut reactors) = (vec![], vec![], vec![]);
+        for (number, mut event_loop) in listening.loops.drain(..).enumerate() {
+            let bell = event_loop.doorbell();
+            let (to_client, answers) =
+                mailbox::channel(limits::REQUESTS_IN_FLIGHT_MAX, bell.clone());
+            let (stop, stop_mail) = mailbox::channel(1, bell);
+            to_clients.push(to_client);
+            stop_reactors.push(stop);
+            let clients = Clients::new(
+                number as u32,
+                addresses.clone(),
+                connected.clone(),
+                to_raft_client.clone(),
+                answers,
+            );
+            let mut reactor = Reactor {
+                clients,
+                peers: peers.take(),
+                kinds: HashMap::new(),
+                stop: stop_mail,
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("reactor-{number}"))
+                .spawn(move || event_loop.run(&mut reactor))
+                .map_err(system("start a reactor"))?;
+            reactors.push(thread);
+        }
+        debug!(target: "RaftRpc", "rpc server start at: {}", member.peer);
+        debug!(target: "RaftRpc", "kv server start at: {}", member.client);
+
+        let inbox = Inbox {
+            control: control_mail,
+            disk: disk_mail,
+            peers: peer_mail,
+            clients: client_mail,
+        };
+        let outbox = Outbox {
+            clients: to_clients,
+            peers: to_peers,
+        };
+        let raft_thread = RaftThread {
+            node,
+            inbox,
+            outbox,
+            doorbell,
+            clock,
+        };
+        let raft = std::thread::Builder::new()
+            .name("raft".to_owned())
+            .spawn(move || run_raft(raft_thread))
+            .map_err(system("start the raft thread"))?;
+        Ok(Server {
+            control,
+            stop_reactors,
+            raft,
+            reactors,
+        })
+    }
+
+    /// What stops it.
+    #[must_use]
+    pub fn stop_handle(&self) -> StopHandle {
+        StopHandle {
+            control: self.control.clone(),
+        }
+    }
+
+    /// Waits until the server has stopped, by [`StopHandle::stop`] or because it can't
+    /// go on; returns why it can't.
+    ///
+    /// # Errors
+    /// The reason, for the operator.
+    pub fn wait(self) -> Result<(), String> {
+        let ending = self.raft.join().unwrap_or_else(|_| {
+            Ending::Failed("the raft thread has found its own state broken, see above".to_owned())
+        });
+        for stop in &self.stop_reactors {
+            let _ = stop.try_send(());
+        }
+        for reactor in self.reactors {
+            match reactor.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(format!("a reactor has failed: {error}")),
+                Err(_) => return Err("a reactor has panicked, see above".to_owned()),
+            }
+        }
+        match ending {
+            Ending::Stopped => Ok(()),
+            Ending::Failed(why) => Err(why),
+        }
+    }
+}
+
+fn run_raft(thread: RaftThread<FileDisk>) -> Ending {
+    let (ending, disk) = thread.run();
+    // Whatever was promised is on disk; what is left to write may as well be.
+    drop(disk);
+    ending
+}
+
+fn listen(
+    peer: SocketAddr,
+    client: SocketAddr,
+    reactors: usize,
+    seed: u64,
+) -> Result<Listening, StartError> {
+    let at = |addr| move |source| StartError::Listen { addr, source };
+    let system = |source| StartError::System {
+        what: "make an event loop",
+        source,
+    };
+    let budget = ConnectionBudget::new(limits::CONNECTIONS_MAX);
+    let mut loops = Vec::new();
+    for number in 0..reactors {
+        let options = net::Options {
+            seed: seed.wrapping_add(number as u64),
+            budget: budget.clone(),
+        };
+        loops.push(EventLoop::new(options).map_err(system)?);
+    }
+    // The peer port is not shared: it guards the client port, which is, against a
+    // second process that would get a part of our clients unnoticed.
+    let peer_listener = loops[0]
+        .io()
+        .listen(peer, Sharing::Exclusive)
+        .map_err(at(peer))?;
+    net::probe_port(client).map_err(at(client))?;
+    for event_loop in &mut loops {
+        event_loop
+            .io()
+            .listen(client, Sharing::Shared)
+            .map_err(at(client))?;
+    }
+    Ok(Listening {
+        loops,
+        peer_listener,
+    })
+}
+
+fn node_config(
+    directory: &DataDir,
+    id: NodeId,
+    cluster: &Cluster,
+    tuning: &Tuning,
+    seed: u64,
+) -> NodeConfig {
+    NodeConfig {
+        id,
+        members: cluster.members().iter().map(|member| member.id).collect(),
+        cluster_id: cluster.cluster_id(),
+        incarnation: directory.incarnation(),
+        election_timeout: (tuning.election_timeout_min, tuning.election_timeout_max),
+        heartbeat: tuning.heartbeat,
+        seed,
+        segment_bytes: tuning.segment_bytes,
+        first_segment_bytes: FIRST_SEGMENT_BYTES.min(tuning.segment_bytes),
+        snapshot_log_bytes: tuning.snapshot_log_bytes,
+        snapshot_tail_bytes: tuning.snapshot_tail_bytes,
+        snapshot_hold_bytes: tuning.snapshot_hold_bytes,
+        session_limits: SessionLimits::default(),
+    }
+}
+
+/// How the threads of the disk reach the raft thread. The lane has room for more than
+/// can be on its way; should it be full all the same, the disk waits.
+fn disk_sink(lane: Sender<DiskEvent>) -> Arc<dyn Fn(DiskEvent) + Send + Sync> {
+    Arc::new(move |mut event| {
+        while let Err(TrySendError::Full(again)) = lane.try_send(event) {
+            event = again;
+            std::thread::yield_now();
+        }
+    })
+}

@@ -1,0 +1,338 @@
+//! The peers, on the first reactor: one dialled connection to each for what we ask, and
+//! one from each for what it asks. Nothing counts before the introduction.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use log::{debug, info, warn};
+
+use crate::limits;
+use crate::mailbox::{Receiver, Sender};
+use crate::net::envelope::{Envelope, decode_envelope};
+use crate::net::{ConnectionId, ConnectorId, Io, ListenerId};
+use crate::node::{Caller, Hello, HelloReply};
+use crate::proto;
+use crate::raft::Message;
+use crate::server::mail::{FromPeer, ToPeer, connection_number, connection_of};
+use crate::types::NodeId;
+
+/// Which peers are connected, for the status of other reactors.
+#[derive(Debug, Default)]
+pub(super) struct Connected {
+    /// One bit a member, in the order of the cluster; those beyond 64 are not shown.
+    bits: AtomicU64,
+    members: Vec<u64>,
+}
+
+impl Connected {
+    pub(super) fn new(members: Vec<u64>) -> Connected {
+        Connected {
+            bits: AtomicU64::new(0),
+            members,
+        }
+    }
+
+    fn bit(&self, id: u64) -> u64 {
+        let place = self.members.iter().position(|member| *member == id);
+        place.map_or(0, |place| 1u64.checked_shl(place as u32).unwrap_or(0))
+    }
+
+    fn set(&self, id: NodeId, connected: bool) {
+        // ORDERING: a display of its own, nothing else hangs on it.
+        if connected {
+            self.bits.fetch_or(self.bit(id.0), Ordering::Relaxed);
+        } else {
+            self.bits.fetch_and(!self.bit(id.0), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn get(&self, id: u64) -> bool {
+        // ORDERING: as in `set`.
+        self.bits.load(Ordering::Relaxed) & self.bit(id) != 0
+    }
+}
+
+pub(super) struct Peers {
+    id: NodeId,
+    pub(super) listener: ListenerId,
+    addresses: BTreeMap<NodeId, SocketAddr>,
+    connected: Arc<Connected>,
+    to_raft: Sender<FromPeer>,
+    mail: Receiver<ToPeer>,
+    /// What we have dialled.
+    outgoing: BTreeMap<NodeId, Outgoing>,
+    /// Who has introduced itself on which connection, and where answers go.
+    introduced: HashMap<ConnectionId, NodeId>,
+    incoming: BTreeMap<NodeId, ConnectionId>,
+    next_sequence: u64,
+    unrung: bool,
+}
+
+struct Outgoing {
+    connector: ConnectorId,
+    connection: Option<ConnectionId>,
+    /// Whether the peer has accepted our introduction on this connection.
+    ready: bool,
+}
+
+impl Peers {
+    pub(super) fn new(
+        id: NodeId,
+        listener: ListenerId,
+        addresses: BTreeMap<NodeId, SocketAddr>,
+        connected: Arc<Connected>,
+        to_raft: Sender<FromPeer>,
+        mail: Receiver<ToPeer>,
+    ) -> Peers {
+        Peers {
+            id,
+            listener,
+            addresses,
+            connected,
+            to_raft,
+            mail,
+            outgoing: BTreeMap::new(),
+            introduced: HashMap::new(),
+            incoming: BTreeMap::new(),
+            next_sequence: 1,
+            unrung: false,
+        }
+    }
+
+    pub(super) fn dial(&mut self, io: &mut Io) {
+        for (id, address) in &self.addresses {
+            if *id != self.id {
+                let connector = io.connect(*address);
+                let outgoing = Outgoing {
+                    connector,
+                    connection: None,
+                    ready: false,
+                };
+                self.outgoing.insert(*id, outgoing);
+            }
+        }
+    }
+
+    /// Whom `connector` dials.
+    pub(super) fn dialled(&self, connector: ConnectorId) -> Option<NodeId> {
+        self.outgoing
+            .iter()
+            .find(|(_, out)| out.connector == connector)
+            .map(|(id, _)| *id)
+    }
+
+    pub(super) fn connected(&mut self, connector: ConnectorId, connection: ConnectionId) {
+        let Some(peer) = self.dialled(connector) else {
+            return;
+        };
+        if let Some(outgoing) = self.outgoing.get_mut(&peer) {
+            outgoing.connection = Some(connection);
+            outgoing.ready = false;
+            self.forward(FromPeer::Connected(peer));
+        }
+    }
+
+    pub(super) fn on_close(&mut self, connection: ConnectionId) {
+        if let Some(peer) = self.introduced.remove(&connection)
+            && self.incoming.get(&peer) == Some(&connection)
+        {
+            self.incoming.remove(&peer);
+        }
+        for (peer, outgoing) in &mut self.outgoing {
+            if outgoing.connection == Some(connection) {
+                outgoing.connection = None;
+                outgoing.ready = false;
+                self.connected.set(*peer, false);
+                info!(target: "RaftRpc", "peer disconnected: peer={peer}");
+            }
+        }
+    }
+
+    /// Hands mail to the raft thread. A full lane loses it, as a network would.
+    fn forward(&mut self, mail: FromPeer) {
+        self.unrung = true;
+        let _ = self.to_raft.try_send_quiet(mail);
+    }
+
+    /// A frame on a connection that a peer has dialled: a request.
+    pub(super) fn on_request(&mut self, io: &mut Io, connection: ConnectionId, body: Bytes) {
+        let Some(envelope) = open(io, connection, body) else {
+            return;
+        };
+        if envelope.method == proto::HELLO.as_bytes() {
+            let caller = Caller {
+                reactor: 0,
+                connection: connection_number(connection),
+                sequence: envelope.sequence,
+            };
+            match proto::decode_hello(envelope.payload) {
+                Ok(hello) => self.take_hello(io, caller, hello),
+                Err(error) => shut_out(io, connection, &error.to_string()),
+            }
+            return;
+        }
+        let Some(from) = self.introduced.get(&connection).copied() else {
+            return shut_out(io, connection, "it has not introduced itself");
+        };
+        let Envelope {
+            method,
+            sequence,
+            payload,
+            ..
+        } = envelope;
+        match proto::decode_peer_request(from, self.id, &method, sequence, payload) {
+            Ok(message) => self.forward(FromPeer::Message(message)),
+            Err(error) => shut_out(io, connection, &error.to_string()),
+        }
+    }
+
+    fn take_hello(&mut self, io: &mut Io, caller: Caller, hello: Hello) {
+        // Whoever dials us can be dialled: no use in waiting out a back-off.
+        if let Some(outgoing) = self.outgoing.get(&hello.from) {
+            io.reset_backoff(outgoing.connector);
+        }
+        // Counts once the raft thread has accepted it; see `send_hello_reply`.
+        self.introduced.remove(&connection_of(caller.connection));
+        self.forward(FromPeer::Hello(caller, hello));
+    }
+
+    /// A frame on a connection that we have dialled: an answer.
+    pub(super) fn on_reply(&mut self, io: &mut Io, connection: ConnectionId, body: Bytes) {
+        let Some(envelope) = open(io, connection, body) else {
+            return;
+        };
+        let known = self
+            .outgoing
+            .iter_mut()
+            .find(|(_, out)| out.connection == Some(connection));
+        let Some((from, outgoing)) = known else {
+            return io.abort(connection);
+        };
+        let from = *from;
+        let Envelope {
+            method,
+            sequence,
+            payload,
+            ..
+        } = envelope;
+        if method == proto::HELLO.as_bytes() {
+            match proto::decode_hello_reply(self.id, payload) {
+                Ok(reply) => {
+                    outgoing.ready = reply.refused.is_none();
+                    if outgoing.ready {
+                        info!(target: "RaftRpc", "peer connected: peer={from}");
+                        self.connected.set(from, true);
+                    } else {
+                        // It says why, and the operator has to look: no storm of tries.
+                        io.close(connection);
+                    }
+                    self.forward(FromPeer::HelloReply(from, reply));
+                }
+                Err(error) => shut_out(io, connection, &error.to_string()),
+            }
+            return;
+        }
+        match proto::decode_reply(from, self.id, &method, sequence, payload) {
+            Ok(message) => self.forward(FromPeer::Message(message)),
+            Err(error) => shut_out(io, connection, &error.to_string()),
+        }
+    }
+
+    /// Sends what the raft thread has for peers.
+    pub(super) fn send_messages(&mut self, io: &mut Io) {
+        while let Some(mail) = self.mail.try_recv() {
+            match mail {
+                ToPeer::Message(message) => self.send_message(io, &message),
+                ToPeer::Hello(hello) => {
+                    let outgoing = self.outgoing.get(&hello.to);
+                    if let Some(connection) = outgoing.and_then(|out| out.connection) {
+                        let sequence = self.next_sequence;
+                        self.next_sequence += 1;
+                        io.send_with(connection, |out| proto::encode_hello(out, &hello, sequence));
+                    }
+                }
+                ToPeer::HelloReply(caller, reply) => self.send_hello_reply(io, caller, &reply),
+            }
+        }
+    }
+
+    /// A message to a peer that is not there is lost: Raft sends again.
+    fn send_message(&mut self, io: &mut Io, message: &Message) {
+        let (connection, sequence) = if message.body.is_request() {
+            self.next_sequence += 1;
+            let outgoing = self
+                .outgoing
+                .get(&message.to)
+                .filter(|outgoing| outgoing.ready);
+            (
+                outgoing.and_then(|outgoing| outgoing.connection),
+                self.next_sequence,
+            )
+        } else {
+            (self.incoming.get(&message.to).copied(), message.call)
+        };
+        let Some(connection) = connection else { return };
+        if io.queued_bytes(connection) > PEER_OUTPUT_BYTES_MAX {
+            if let Some(dropped) = io.admit_log("peer too slow") {
+                warn!(target: "RaftRpc", "peer takes too little, messages are dropped: peer={}{dropped}", message.to);
+            }
+            return;
+        }
+        io.send_with(connection, |out| {
+            proto::encode_message(out, message, sequence)
+        });
+    }
+
+    fn send_hello_reply(&mut self, io: &mut Io, caller: Caller, reply: &HelloReply) {
+        let connection = connection_of(caller.connection);
+        let sent = io.send_with(connection, |out| {
+            proto::encode_hello_reply(out, reply, caller.sequence)
+        });
+        if let Some(reason) = &reply.refused {
+            if let Some(dropped) = io.admit_log("peer refused") {
+                warn!(target: "RaftRpc", "introduction refused: reason={reason}{dropped}");
+            }
+            io.close(connection);
+        } else if sent {
+            self.introduced.insert(connection, reply.to);
+            self.incoming.insert(reply.to, connection);
+        }
+    }
+
+    /// Wakes the raft thread, once for all messages of the round.
+    pub(super) fn ring(&mut self) {
+        if std::mem::take(&mut self.unrung) {
+            self.to_raft.ring();
+        }
+    }
+}
+
+/// Bytes that may wait for one peer: what the leader's window admits, twice over.
+const PEER_OUTPUT_BYTES_MAX: usize = 2 * (limits::INFLIGHT_BYTES_MAX + limits::FRAME_BYTES_MAX);
+
+/// Opens the envelope of a peer's frame; one that can't be opened ends the connection.
+fn open(io: &mut Io, connection: ConnectionId, body: Bytes) -> Option<Envelope> {
+    match decode_envelope(body) {
+        Ok(envelope) if envelope.service == proto::RAFT_SERVICE.as_bytes() => Some(envelope),
+        Ok(_) => {
+            shut_out(io, connection, "unknown service");
+            None
+        }
+        Err(error) => {
+            shut_out(io, connection, &error.to_string());
+            None
+        }
+    }
+}
+
+/// Ends a connection on which something came that no peer sends.
+fn shut_out(io: &mut Io, connection: ConnectionId, reason: &str) {
+    if let Some(dropped) = io.admit_log("peer shut out") {
+        let addr = io.peer_addr(connection);
+        debug!(target: "RaftRpc", "connection on the peer port closed: addr={addr:?} reason={reason}{dropped}");
+    }
+    io.close(connection);
+}

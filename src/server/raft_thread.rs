@@ -1,0 +1,182 @@
+//! The raft thread: drains its inbox in one go, lets the node act on all of it, sends
+//! what comes out, sleeps until there is mail or a deadline.
+//!
+//! What waits in the inbox is one batch: one append, one AppendEntries a peer, one
+//! read round. Nothing lingers to make batches larger; they grow with the load.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use log::{error, info};
+
+use crate::disk::Disk;
+use crate::mailbox::{Doorbell, TrySendError};
+use crate::node::{Node, Outputs};
+use crate::server::mail::{Control, FromClient, FromPeer, Inbox, Outbox, ToClient, ToPeer};
+use crate::time::Time;
+
+/// Requests of clients that one batch takes in, so that peers and timers get their turn.
+const CLIENTS_PER_BATCH: usize = 2_048;
+/// Messages of peers that one batch takes in.
+const PEERS_PER_BATCH: usize = 2_048;
+
+/// The wall behind [`Time`]: a monotonic clock, read once a batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    pub(super) fn start() -> Clock {
+        Clock {
+            start: Instant::now(),
+        }
+    }
+
+    pub(super) fn now(self) -> Time {
+        Time::ZERO + self.start.elapsed()
+    }
+
+    fn instant(self, time: Time) -> Option<Instant> {
+        (time != Time::NEVER).then(|| self.start + time.since(Time::ZERO))
+    }
+}
+
+/// How the raft thread ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It was asked to stop.
+    Stopped,
+    /// The node can't go on.
+    Failed(String),
+}
+
+pub(super) struct RaftThread<D: Disk> {
+    pub(super) node: Node<D>,
+    pub(super) inbox: Inbox,
+    pub(super) outbox: Outbox,
+    pub(super) doorbell: Arc<Doorbell>,
+    pub(super) clock: Clock,
+}
+
+impl<D: Disk> RaftThread<D> {
+    /// Runs until told to stop, or until the node can't go on.
+    pub(super) fn run(mut self) -> (Ending, D) {
+        let ending = loop {
+            // Awake: nobody has to ring until the inbox has been found empty.
+            self.doorbell.hush();
+            if let Some(ending) = self.batch() {
+                break ending;
+            }
+            // From here on senders ring: what came in before that is seen now.
+            self.doorbell.acknowledge();
+            if self.inbox_is_empty() {
+                let now = self.clock.now();
+                let deadline = self.node.next_deadline(now);
+                if deadline > now {
+                    self.doorbell.wait_until(self.clock.instant(deadline));
+                }
+            }
+        };
+        info!(target: "RaftClerk", "raft thread ends: {ending:?}");
+        (ending, self.node.into_disk())
+    }
+
+    fn inbox_is_empty(&self) -> bool {
+        let Inbox {
+            control,
+            disk,
+            peers,
+            clients,
+        } = &self.inbox;
+        control.is_empty() && disk.is_empty() && peers.is_empty() && clients.is_empty()
+    }
+
+    /// Takes in what has come, and carries it out.
+    fn batch(&mut self) -> Option<Ending> {
+        if self.inbox.control.try_recv() == Some(Control::Stop) {
+            return Some(Ending::Stopped);
+        }
+        let now = self.clock.now();
+        while let Some(event) = self.inbox.disk.try_recv() {
+            self.node.handle_disk(now, event);
+        }
+        for _ in 0..PEERS_PER_BATCH {
+            let Some(mail) = self.inbox.peers.try_recv() else {
+                break;
+            };
+            self.take_peer(now, mail);
+        }
+        for _ in 0..CLIENTS_PER_BATCH {
+            let Some(FromClient { caller, request }) = self.inbox.clients.try_recv() else {
+                break;
+            };
+            self.node.handle_client(caller, request);
+        }
+        // Time last: a process that was paused looks at its mail before it thinks
+        // itself alone.
+        if now >= self.node.next_deadline(now) {
+            self.node.tick(now);
+        }
+        self.node.flush(now);
+        self.send_out();
+        self.node
+            .failure()
+            .map(|why| Ending::Failed(why.to_owned()))
+    }
+
+    fn take_peer(&mut self, now: Time, mail: FromPeer) {
+        match mail {
+            FromPeer::Message(message) => self.node.handle_peer(now, message),
+            FromPeer::Hello(caller, hello) => self.node.handle_hello(now, caller, hello),
+            FromPeer::HelloReply(from, reply) => self.node.handle_hello_reply(now, from, reply),
+            FromPeer::Connected(peer) => {
+                self.node.handle_reconnect(peer);
+                let hello = self.node.hello(peer);
+                self.to_peer(ToPeer::Hello(hello));
+            }
+        }
+    }
+
+    /// Sends what the node has put out, and wakes each receiver once.
+    fn send_out(&mut self) {
+        let Outputs {
+            messages,
+            answers,
+            hellos,
+        } = std::mem::take(self.node.outputs());
+        let to_peers = !messages.is_empty() || !hellos.is_empty();
+        for message in messages {
+            self.to_peer(ToPeer::Message(message));
+        }
+        for (caller, reply) in hellos {
+            self.to_peer(ToPeer::HelloReply(caller, reply));
+        }
+        if to_peers {
+            self.outbox.peers.ring();
+        }
+        let mut rung = vec![false; self.outbox.clients.len()];
+        for (caller, answer) in answers {
+            let reactor = caller.reactor as usize;
+            rung[reactor] = true;
+            match self.outbox.clients[reactor].try_send_quiet(ToClient { caller, answer }) {
+                Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+                Err(TrySendError::Full(_)) => {
+                    error!(target: "RaftClerk", "no room for an answer, though it was reserved");
+                }
+            }
+        }
+        for (reactor, _) in rung.into_iter().enumerate().filter(|(_, rung)| *rung) {
+            self.outbox.clients[reactor].ring();
+        }
+    }
+
+    fn to_peer(&self, mail: ToPeer) {
+        // A full lane loses the message, as a network would: Raft sends again.
+        if let Err(TrySendError::Full(ToPeer::Hello(_) | ToPeer::HelloReply(..))) =
+            self.outbox.peers.try_send_quiet(mail)
+        {
+            error!(target: "RaftRpc", "no room for an introduction; the peer dials again");
+        }
+    }
+}

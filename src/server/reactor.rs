@@ -1,0 +1,130 @@
+//! A reactor of the server: an event loop with clients, and on the first one the peers.
+//!
+//! It moves frames between sockets and the raft thread's inbox, and knows no Raft.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use log::{debug, info};
+
+use crate::net::{CloseReason, ConnectionId, ConnectorId, Handler, Io, ListenerId};
+use crate::server::clients::Clients;
+use crate::server::peers::Peers;
+
+/// The handler of one event loop.
+pub(super) struct Reactor {
+    pub(super) clients: Clients,
+    /// On the first reactor only.
+    pub(super) peers: Option<Peers>,
+    pub(super) kinds: HashMap<ConnectionId, Kind>,
+    pub(super) stop: crate::mailbox::Receiver<()>,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Client,
+    /// A peer that has dialled us.
+    Incoming,
+    /// A peer that we have dialled.
+    Outgoing,
+}
+
+impl Handler for Reactor {
+    fn on_start(&mut self, io: &mut Io) {
+        if let Some(peers) = &mut self.peers {
+            peers.dial(io);
+        }
+    }
+
+    fn on_accept(
+        &mut self,
+        _io: &mut Io,
+        listener: ListenerId,
+        connection: ConnectionId,
+        _peer: SocketAddr,
+    ) {
+        let of_peers = self
+            .peers
+            .as_ref()
+            .is_some_and(|peers| peers.listener == listener);
+        let kind = if of_peers {
+            Kind::Incoming
+        } else {
+            Kind::Client
+        };
+        self.kinds.insert(connection, kind);
+    }
+
+    fn on_connected(&mut self, _io: &mut Io, connector: ConnectorId, connection: ConnectionId) {
+        self.kinds.insert(connection, Kind::Outgoing);
+        if let Some(peers) = &mut self.peers {
+            peers.connected(connector, connection);
+        }
+    }
+
+    fn on_connect_failed(
+        &mut self,
+        io: &mut Io,
+        connector: ConnectorId,
+        error: &std::io::Error,
+        retry_in: Option<std::time::Duration>,
+    ) {
+        if let Some(dropped) = io.admit_log("connect failed") {
+            let peer = self
+                .peers
+                .as_ref()
+                .and_then(|peers| peers.dialled(connector));
+            debug!(target: "RaftRpc", "cannot connect: peer={peer:?} error={error} retry_in={retry_in:?}{dropped}");
+        }
+    }
+
+    fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, body: Bytes) {
+        match (self.kinds.get(&connection), &mut self.peers) {
+            (Some(Kind::Client), _) => self.clients.on_frame(io, connection, body),
+            (Some(Kind::Incoming), Some(peers)) => peers.on_request(io, connection, body),
+            (Some(Kind::Outgoing), Some(peers)) => peers.on_reply(io, connection, body),
+            _ => io.abort(connection),
+        }
+    }
+
+    fn on_read_closed(&mut self, io: &mut Io, connection: ConnectionId) {
+        match self.kinds.get(&connection) {
+            // It may still wait for answers.
+            Some(Kind::Client) => self.clients.on_read_closed(io, connection),
+            _ => io.close(connection),
+        }
+    }
+
+    fn on_close(&mut self, io: &mut Io, connection: ConnectionId, reason: CloseReason) {
+        let kind = self.kinds.remove(&connection);
+        if !matches!(reason, CloseReason::PeerClosed | CloseReason::Closed)
+            && let Some(dropped) = io.admit_log("connection closed")
+        {
+            info!(target: "RaftRpc", "connection closed: kind={kind:?} reason={reason}{dropped}");
+        }
+        match (kind, &mut self.peers) {
+            (Some(Kind::Client), _) => self.clients.on_close(connection),
+            (Some(_), Some(peers)) => peers.on_close(connection),
+            _ => {}
+        }
+    }
+
+    fn on_wake(&mut self, io: &mut Io) {
+        if self.stop.try_recv().is_some() {
+            io.stop();
+        }
+        self.clients.send_answers(io);
+        if let Some(peers) = &mut self.peers {
+            peers.send_messages(io);
+        }
+    }
+
+    fn on_round_end(&mut self, _io: &mut Io) {
+        self.clients.ring();
+        if let Some(peers) = &mut self.peers {
+            peers.ring();
+        }
+    }
+}

@@ -346,7 +346,12 @@ impl Client {
                     call.pause();
                 }
             }
-            Answer::NotNow(reason) => self.try_elsewhere(call, target, reason),
+            Answer::NoLeader(reason) => self.try_elsewhere(call, target, reason),
+            Answer::Busy(reason) => {
+                call.note(target, reason);
+                self.leader = Some(target);
+                call.pause();
+            }
             Answer::Unknown(reason) => {
                 call.uncertain = true;
                 self.try_elsewhere(call, target, reason);

@@ -132,8 +132,10 @@ pub enum Answer {
     Outcome(Outcome),
     /// Not the leader; nothing was done. Ask there.
     Redirect(SocketAddr),
-    /// Nothing was done, but it may be elsewhere or later: no leader, or too busy.
-    NotNow(String),
+    /// No leader is known there; nothing was done. Ask another node, or later.
+    NoLeader(String),
+    /// The leader has too much to do; nothing was done. Ask it later.
+    Busy(String),
     /// It may have been applied; ask again under the same name.
     Unknown(String),
     /// It is decided that it will not be done.
@@ -249,7 +251,8 @@ fn refusal(status: StatusCode, response: KvOperationResponse) -> Answer {
         _ => String::new(),
     };
     match ErrorCode::try_from(response.error_code) {
-        Ok(ErrorCode::NoLeader | ErrorCode::Busy) => Answer::NotNow(reason),
+        Ok(ErrorCode::NoLeader) => Answer::NoLeader(reason),
+        Ok(ErrorCode::Busy) => Answer::Busy(reason),
         Ok(ErrorCode::OutcomeUnknown) => Answer::Unknown(reason),
         Ok(ErrorCode::KeyExists) => Answer::Refused(ClientError::KeyExists),
         Ok(ErrorCode::NoSpace) => Answer::Refused(ClientError::NoSpace { reason }),

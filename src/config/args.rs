@@ -21,7 +21,13 @@ const EXIT_USAGE: i32 = 2;
 
 /// One node of the replicated key-value store.
 #[derive(Parser)]
-#[command(name = "raft_example", version, about, long_about = None)]
+#[command(
+    name = "raft_example",
+    version,
+    about,
+    long_about = None,
+    override_usage = "raft_example N [OPTIONS]"
+)]
 struct Cli {
     /// Which node this is: 0 to 6, or an id in the cluster file
     #[arg(value_name = "N", allow_negative_numbers = true)]
@@ -76,9 +82,13 @@ pub struct LogArgs {
     /// Log to stdout and stderr as well as to the file
     #[arg(long = "log-console", requires = "file")]
     pub console: bool,
-    /// What a line is made of: %n name, %t ctime, %T ISO 8601, %l level, %L LEVEL, %v message,
-    /// %P thread, %p pid, %% percent [default: "[%n][%t][%l] %v"]
-    #[arg(long = "log-pattern", value_name = "PATTERN")]
+    /// What a line is made of, see [`crate::logging::Pattern`]
+    #[arg(
+        long = "log-pattern",
+        value_name = "PATTERN",
+        help = "What a line is made of: %n name, %t ctime, %T ISO 8601, %l level, %L LEVEL, \
+                %v message, %P thread, %p pid, %% percent [default: \"[%n][%t][%l] %v\"]"
+    )]
     pub pattern: Option<String>,
     /// When the file is rotated and how many old ones stay: `size=10M,age=day,keep=7`
     #[arg(long = "log-rotate", value_name = "RULES", requires = "file")]

@@ -291,9 +291,10 @@ impl LogWriter for Output {
         // ORDERING: see `open_queue`.
         self.ended.store(true, Ordering::Relaxed);
         let thread = lock(&self.thread).take();
-        if let (Some(queue), Some(thread)) = (&self.queue, thread)
-            && queue.ask(Item::Stop)
-        {
+        let (Some(queue), Some(thread)) = (&self.queue, thread) else {
+            return;
+        };
+        if queue.ask(Item::Stop) {
             // It has nothing left to do; if it panicked, that was said on stderr.
             let _ = thread.join();
             // ORDERING: see `enqueue`.

@@ -18,10 +18,12 @@ enum Reaction {
     Close,
     Silence,
     Garbage,
+    /// The header of an answer, a byte at a time, for ever.
+    Trickle,
     /// An answer to a call that nobody made.
     WrongSequence,
 }
-use Reaction::{Answer as Say, AnswerAndClose, Close, Garbage, Silence, WrongSequence};
+use Reaction::{Answer as Say, AnswerAndClose, Close, Garbage, Silence, Trickle, WrongSequence};
 
 /// A node that reacts as a test says, and remembers what it was asked.
 struct Node {
@@ -98,6 +100,11 @@ fn serve(
             WrongSequence => answer(&created(), envelope.sequence_id + 1),
             Garbage => {
                 let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+            }
+            Trickle => {
+                while stream.write_all(&[0x0a]).is_ok() {
+                    thread::sleep(Duration::from_millis(20));
+                }
             }
             Close => return,
             // Until the client has enough.
@@ -248,8 +255,7 @@ fn a_leader_that_died_is_left_for_the_next_node() {
 fn no_leader_is_waited_for() {
     let node = Node::start(|n, _| {
         Say(match n {
-            0 => error(ErrorCode::NoLeader),
-            1 => error(ErrorCode::Busy),
+            0 | 1 => error(ErrorCode::NoLeader),
             _ => created(),
         })
     });
@@ -260,6 +266,22 @@ fn no_leader_is_waited_for() {
         seen.iter().all(|request| *request == seen[0]),
         "the same name each time"
     );
+}
+
+#[test]
+fn a_busy_leader_is_asked_again_and_nobody_else() {
+    let other = Node::start(|_, _| Say(created()));
+    let leader = Node::start(|n, _| {
+        Say(if n < 2 {
+            error(ErrorCode::Busy)
+        } else {
+            created()
+        })
+    });
+    client(&[leader.addr, other.addr], 2000)
+        .put(b"k", b"v")
+        .unwrap();
+    assert_eq!((leader.seen().len(), other.seen().len()), (3, 0));
 }
 
 #[test]
@@ -389,6 +411,17 @@ fn garbage_ends_in_time_too() {
             .to_string()
             .contains("not an answer of this protocol"),
         "{result}"
+    );
+}
+
+#[test]
+fn a_trickle_of_bytes_does_not_stretch_the_timeout() {
+    let node = Node::start(|_, _| Trickle);
+    let mut client = client(&[node.addr], 200);
+    let result = in_time(&mut client, |client| client.get(b"k"));
+    assert!(
+        matches!(result, Err(ClientError::Timeout { .. })),
+        "{result:?}"
     );
 }
 

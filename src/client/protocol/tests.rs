@@ -107,8 +107,8 @@ fn error_codes_decide_what_is_retried() {
         decode_answer(&put(), response.encode_to_vec().into()).unwrap()
     };
     let why = || "why".to_string();
-    assert_eq!(refused(ErrorCode::NoLeader), Answer::NotNow(why()));
-    assert_eq!(refused(ErrorCode::Busy), Answer::NotNow(why()));
+    assert_eq!(refused(ErrorCode::NoLeader), Answer::NoLeader(why()));
+    assert_eq!(refused(ErrorCode::Busy), Answer::Busy(why()));
     assert_eq!(refused(ErrorCode::OutcomeUnknown), Answer::Unknown(why()));
     assert_eq!(
         refused(ErrorCode::KeyExists),

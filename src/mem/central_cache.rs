@@ -41,19 +41,33 @@ pub(super) struct CentralList {
 }
 
 struct Inner {
-    /// Spans that have an object to give. One that has just got back its first
-    /// stands in front: it is the fullest, and taking from it leaves the emptier
-    /// ones a chance to become free.
-    partial: SpanList,
+    partial: PartialSpans,
     stats: CentralStats,
 }
+
+/// Spans that have an object to give, by how full they are.
+///
+/// Taking from the fullest leaves the emptier ones a chance to become free, so that
+/// a heap that has shrunk gives spans back while blocks come and go.
+struct PartialSpans {
+    lists: [SpanList; FULLNESS_COUNT],
+    /// One bit for each list that is not empty.
+    occupied: u32,
+}
+
+/// How many lists there are for the spans of a class: 8 to 16 of them are in use,
+/// because fullness is told apart by the upper bits of the number of objects outside.
+const FULLNESS_COUNT: usize = 16;
 
 impl CentralList {
     const_new! {
         pub(super) fn new() -> CentralList {
             CentralList {
                 inner: Mutex::new(Inner {
-                    partial: SpanList::new(),
+                    partial: PartialSpans {
+                        lists: [const { SpanList::new() }; FULLNESS_COUNT],
+                        occupied: 0,
+                    },
                     stats: CentralStats { spans: 0, outside: 0 },
                 }),
             }
@@ -65,30 +79,28 @@ impl CentralList {
         debug_assert!(want > 0);
         let mut batch = Batch::new();
         let mut inner = self.inner.lock();
-        loop {
-            while batch.len < want
-                && let Some(span) = inner.partial.front()
-            {
-                // SAFETY: the span is in the list that our lock guards, and of this class.
-                unsafe {
-                    if span.as_ref().take_objects(class, want, &mut batch) {
-                        inner.partial.remove(span);
-                    }
-                }
+        while batch.len < want
+            && let Some((span, fullness)) = inner.partial.fullest()
+        {
+            // SAFETY: the span is in the list that our lock guards.
+            unsafe {
+                inner.partial.remove(span, fullness);
+                inner.take_from(span, class, want, &mut batch);
             }
-            if batch.len > 0 {
-                inner.stats.outside += batch.len as usize;
-                return batch;
-            }
-            drop(inner);
-            let Some(span) = source.allocate_span(class) else {
-                return batch;
-            };
+        }
+        if batch.len > 0 {
+            return batch;
+        }
+        drop(inner);
+        if let Some(span) = source.allocate_span(class) {
             inner = self.inner.lock();
             inner.stats.spans += 1;
+            // From this very span, whatever came back meanwhile: a span of which nothing
+            // goes out cannot come back, and would stay here for nothing.
             // SAFETY: the span is new, so it is in no list.
-            unsafe { inner.partial.push_front(span) };
+            unsafe { inner.take_from(span, class, want, &mut batch) };
         }
+        batch
     }
 
     /// Takes back objects.
@@ -103,16 +115,18 @@ impl CentralList {
             // SAFETY: the object is one of that span, which is of this class, and
             // guarded by our lock.
             unsafe {
-                let (was_used_up, is_empty) = span.as_ref().put_object(class, object);
+                let outside = span.as_ref().put_object(object);
                 inner.stats.outside -= 1;
-                match (was_used_up, is_empty) {
-                    (true, false) => inner.partial.push_front(span),
-                    (false, true) => inner.partial.remove(span),
-                    _ => {}
+                let (was, is) = (fullness_of(class, outside + 1), fullness_of(class, outside));
+                let was_partial = outside + 1 < class.objects();
+                if was_partial && (was != is || outside == 0) {
+                    inner.partial.remove(span, was);
                 }
-                if is_empty {
+                if outside == 0 {
                     inner.stats.spans -= 1;
                     empty.push_front(span);
+                } else if !was_partial || was != is {
+                    inner.partial.insert(span, is);
                 }
             }
         }
@@ -130,4 +144,61 @@ impl CentralList {
     pub(super) fn stats(&self) -> CentralStats {
         self.inner.lock().stats
     }
+}
+
+impl Inner {
+    /// Adds objects of a span to `batch`, and puts the span where it belongs then.
+    ///
+    /// # Safety
+    /// The span is of this class, and in no list.
+    unsafe fn take_from(
+        &mut self,
+        span: NonNull<Span>,
+        class: SizeClass,
+        want: u32,
+        batch: &mut Batch,
+    ) {
+        let before = batch.len;
+        // SAFETY: as promised by the caller, who has `self` from under the lock.
+        unsafe {
+            let outside = span.as_ref().take_objects(class, want, batch);
+            if outside < class.objects() {
+                self.partial.insert(span, fullness_of(class, outside));
+            }
+        }
+        self.stats.outside += (batch.len - before) as usize;
+    }
+}
+
+impl PartialSpans {
+    /// A span to take objects from, and how full it is.
+    fn fullest(&self) -> Option<(NonNull<Span>, usize)> {
+        let fullness = self.occupied.checked_ilog2()? as usize;
+        Some((self.lists[fullness].front()?, fullness))
+    }
+
+    /// # Safety
+    /// The caller holds the lock, and the span is in no list.
+    unsafe fn insert(&mut self, span: NonNull<Span>, fullness: usize) {
+        // SAFETY: as promised by the caller.
+        unsafe { self.lists[fullness].push_front(span) };
+        self.occupied |= 1 << fullness;
+    }
+
+    /// # Safety
+    /// The caller holds the lock, and the span is in the list of `fullness`.
+    unsafe fn remove(&mut self, span: NonNull<Span>, fullness: usize) {
+        // SAFETY: as promised by the caller.
+        unsafe { self.lists[fullness].remove(span) };
+        if self.lists[fullness].front().is_none() {
+            self.occupied &= !(1 << fullness);
+        }
+    }
+}
+
+/// The list of a span of which so many objects are outside.
+fn fullness_of(class: SizeClass, outside: u32) -> usize {
+    let most = FULLNESS_COUNT.ilog2();
+    let shift = (class.objects().ilog2() + 1).saturating_sub(most);
+    (outside >> shift) as usize
 }

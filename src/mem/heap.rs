@@ -8,8 +8,8 @@ use super::page_cache::PageCache;
 use super::size_class::{
     CLASS_COUNT, PAGE_BYTES, PAGE_SHIFT, SMALL_ALIGN_MAX, SMALL_BYTES_MAX, SizeClass,
 };
-use super::stats::Stats;
 use super::span::{Batch, CHECKED, POISON, Span, SpanState};
+use super::stats::Stats;
 use super::sync::Mutex;
 use super::system::dangling;
 use super::thread_cache::ThreadCache;

@@ -44,10 +44,8 @@ pub(super) struct PageStats {
 }
 
 /// The map that a page cache keeps.
-pub(super) type Map = PageMap<
-    { 1 << super::page_map::ROOT_BITS },
-    { 1 << super::page_map::LEAF_BITS },
->;
+pub(super) type Map =
+    PageMap<{ 1 << super::page_map::ROOT_BITS }, { 1 << super::page_map::LEAF_BITS }>;
 
 /// Free spans, and the map of all spans.
 pub(super) struct PageCache {
@@ -150,8 +148,13 @@ impl PageCache {
     /// The span is out of all lists, with its state set.
     unsafe fn publish(&self, inner: &mut Inner, span: NonNull<Span>) {
         // SAFETY: nobody else has the span yet.
-        let (start, pages, state) =
-            unsafe { ((*span.as_ptr()).start, (*span.as_ptr()).pages, (*span.as_ptr()).state) };
+        let (start, pages, state) = unsafe {
+            (
+                (*span.as_ptr()).start,
+                (*span.as_ptr()).pages,
+                (*span.as_ptr()).state,
+            )
+        };
         if state == SpanState::Small {
             // An object can start in any page.
             for page in start..start + pages {
@@ -255,8 +258,7 @@ impl PageCache {
             };
             // SAFETY: the span is out of all lists, and in a state in which its
             // neighbours leave it alone, so it is ours without the lock too.
-            let (address, length) =
-                unsafe { ((*span.as_ptr()).address(), (*span.as_ptr()).pages) };
+            let (address, length) = unsafe { ((*span.as_ptr()).address(), (*span.as_ptr()).pages) };
             inner.stats.in_transit_pages += length;
             drop(inner);
             let base = ptr::with_exposed_provenance_mut(address);

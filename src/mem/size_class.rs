@@ -18,6 +18,10 @@ pub(super) const SMALL_ALIGN_MAX: usize = PAGE_BYTES;
 /// How many classes there are.
 pub(super) const CLASS_COUNT: usize = 1 + FINE_COUNT + 8 * DOUBLINGS;
 
+/// How long a table is that is read on every allocation: a power of two, so that a
+/// masked index needs no check against its end.
+pub(super) const CLASS_SLOTS: usize = 128;
+
 /// The classes 16, 32, …, 128.
 const FINE_COUNT: usize = (FINE_MAX / 16) as usize;
 const FINE_MAX: u32 = 128;
@@ -52,7 +56,7 @@ struct ClassInfo {
     list_max: u32,
 }
 
-static CLASSES: [ClassInfo; CLASS_COUNT] = make_classes();
+static CLASSES: [ClassInfo; CLASS_SLOTS] = make_classes();
 static LOOKUP: [u8; LOOKUP_COUNT] = make_lookup();
 
 impl SizeClass {
@@ -76,10 +80,10 @@ impl SizeClass {
         (0..CLASS_COUNT as u8).map(SizeClass)
     }
 
-    /// The position in tables with an entry for each class.
+    /// The position in tables with an entry for each class, or [`CLASS_SLOTS`] entries.
     #[inline]
     pub(super) fn index(self) -> usize {
-        self.0 as usize
+        self.0 as usize % CLASS_SLOTS
     }
 
     /// The size of one object.
@@ -159,14 +163,14 @@ const fn clamp(value: usize, low: usize, high: usize) -> usize {
     }
 }
 
-const fn make_classes() -> [ClassInfo; CLASS_COUNT] {
+const fn make_classes() -> [ClassInfo; CLASS_SLOTS] {
     let mut classes = [ClassInfo {
         bytes: 0,
         pages: 0,
         objects: 0,
         batch: 0,
         list_max: 0,
-    }; CLASS_COUNT];
+    }; CLASS_SLOTS];
     let mut index = 0;
     while index < CLASS_COUNT {
         let bytes = class_bytes(index);
@@ -203,7 +207,10 @@ const fn make_lookup() -> [u8; LOOKUP_COUNT] {
     lookup
 }
 
-const _: () = assert!(CLASS_COUNT <= 128, "a class fits a bit of a u128");
+const _: () = assert!(
+    CLASS_COUNT <= CLASS_SLOTS && CLASS_SLOTS.is_power_of_two() && CLASS_SLOTS <= 128,
+    "a class fits a slot, and a bit of a u128"
+);
 const _: () = assert!(
     class_bytes(CLASS_COUNT - 1) == SMALL_BYTES_MAX,
     "the last class is the largest small size"

@@ -83,7 +83,8 @@ impl Span {
         self.start << PAGE_SHIFT
     }
 
-    /// Moves up to `want` objects into `batch`; returns whether the span is used up.
+    /// Adds objects to `batch` until it has `want` or the span is used up; returns
+    /// how many are outside then.
     ///
     /// # Safety
     /// The caller holds the lock of the central list of `class`, whose span this is.
@@ -92,7 +93,7 @@ impl Span {
         class: SizeClass,
         want: u32,
         batch: &mut Batch,
-    ) -> bool {
+    ) -> u32 {
         self.objects.with_mut(|objects| {
             // SAFETY: the lock of the central list guards the objects.
             let objects = unsafe { &mut *objects };
@@ -118,30 +119,24 @@ impl Span {
                 objects.outside += 1;
                 batch.push(object);
             }
-            objects.free.is_null() && objects.cut == class.objects()
+            objects.outside
         })
     }
 
-    /// Takes back one object; returns whether the span was used up before, and
-    /// whether nothing of it is outside now.
+    /// Takes back one object; returns how many are outside then.
     ///
     /// # Safety
     /// As for [`Span::take_objects`]; `object` is one of this span and free.
-    pub(super) unsafe fn put_object(
-        &self,
-        class: SizeClass,
-        mut object: NonNull<FreeObject>,
-    ) -> (bool, bool) {
+    pub(super) unsafe fn put_object(&self, mut object: NonNull<FreeObject>) -> u32 {
         self.objects.with_mut(|objects| {
             // SAFETY: the lock of the central list guards the objects.
             let objects = unsafe { &mut *objects };
             assert!(objects.outside > 0, "a block was freed twice");
-            let was_used_up = objects.free.is_null() && objects.cut == class.objects();
             // SAFETY: the object is free and handed to us.
             unsafe { object.as_mut().next = objects.free };
             objects.free = object.as_ptr();
             objects.outside -= 1;
-            (was_used_up, objects.outside == 0)
+            objects.outside
         })
     }
 

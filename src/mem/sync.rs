@@ -48,7 +48,7 @@ impl<T> Mutex<T> {
     pub(super) fn lock(&self) -> imp::MutexGuard<'_, T> {
         self.0
             .lock()
-            .unwrap_or_else(imp::PoisonError::into_inner)
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

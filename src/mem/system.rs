@@ -11,7 +11,8 @@ pub(super) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     let padded = bytes.checked_add(align)?;
     let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a fresh anonymous mapping at an address of the kernel's choice.
-    let base = unsafe { mmap_anonymous(ptr::null_mut(), padded, access, MapFlags::PRIVATE) }.ok()?;
+    let base =
+        unsafe { mmap_anonymous(ptr::null_mut(), padded, access, MapFlags::PRIVATE) }.ok()?;
     let base = base.cast::<u8>();
     base.expose_provenance();
     // What is cut off at both ends keeps regions aligned and often adjacent.

@@ -15,6 +15,11 @@ use super::size_class::{PAGE_BYTES, SMALL_BYTES_MAX, SizeClass};
 use super::span::{CHECKED, POISON};
 use super::thread_cache::{THREAD_CACHE_BYTES_MAX, ThreadCache};
 
+/// How much is done where it can be chosen: under a memory checker a step takes
+/// fifty times as long.
+const CASES: u32 = if cfg!(mem_passthrough) { 4 } else { 64 };
+const ROUNDS: usize = if cfg!(mem_passthrough) { 500 } else { 10_000 };
+
 /// A heap for one test. It is a `static`, as the process-wide one: its map alone is
 /// a mebibyte, of which the system backs only what is touched.
 macro_rules! heap {
@@ -59,10 +64,7 @@ impl Local {
     fn free(&self, block: Block) {
         block.check();
         // SAFETY: the block came from this heap with this layout.
-        unsafe {
-            self.heap
-                .deallocate(&self.cache, block.start, block.layout)
-        };
+        unsafe { self.heap.deallocate(&self.cache, block.start, block.layout) };
     }
 
     /// What [`super::Pool`] does on growing and shrinking.
@@ -70,10 +72,7 @@ impl Local {
         block.check();
         let layout = Layout::from_size_align(bytes, block.layout.align()).unwrap();
         // SAFETY: the block came from this heap with this layout.
-        let in_place = unsafe {
-            self.heap
-                .resize_in_place(block.start, block.layout, layout)
-        };
+        let in_place = unsafe { self.heap.resize_in_place(block.start, block.layout, layout) };
         let kept = bytes.min(block.layout.size());
         if let Some(len) = in_place {
             assert!(len >= bytes);
@@ -288,7 +287,7 @@ fn blocks_made_by_one_thread_and_freed_by_another_come_back() {
     {
         let local = Local::new(heap);
         let mut random = Random(1);
-        for round in 0..40_000 {
+        for round in 0..4 * ROUNDS {
             let block = local.allocate(bytes(random.size()), round as u8);
             sender.send(block).unwrap();
         }
@@ -311,7 +310,7 @@ fn threads_that_pass_blocks_around_do_not_disturb_each_other() {
                 let local = Local::new(heap);
                 let mut random = Random(seed * 7919);
                 let mut own = Vec::new();
-                for round in 0..8_000 {
+                for round in 0..ROUNDS {
                     own.push(local.allocate(bytes(random.size()), round as u8));
                     match random.below(4) {
                         0 => {
@@ -377,6 +376,7 @@ fn a_thread_cache_keeps_to_its_bound() {
 }
 
 #[test]
+#[cfg_attr(mem_passthrough, ignore = "it takes minutes under a memory checker")]
 fn mixed_sizes_take_little_more_than_what_is_live() {
     let heap = heap!();
     {
@@ -384,7 +384,7 @@ fn mixed_sizes_take_little_more_than_what_is_live() {
         let mut random = Random(42);
         let mut blocks = Vec::new();
         let mut live_bytes = 0;
-        while live_bytes < 24 << 20 {
+        while live_bytes < 64 << 20 {
             let size = random.size();
             blocks.push(local.allocate(bytes(size), 5));
             live_bytes += size;
@@ -409,9 +409,7 @@ fn idle_memory_beyond_a_bound_goes_back_by_itself() {
     let heap = heap!();
     {
         let local = Local::new(heap);
-        let blocks: Vec<Block> = (0..20)
-            .map(|n| local.allocate(bytes(8 << 20), n))
-            .collect();
+        let blocks: Vec<Block> = (0..20).map(|n| local.allocate(bytes(8 << 20), n)).collect();
         assert!(heap.stats().system_bytes() >= 160 << 20);
         blocks.into_iter().for_each(|block| local.free(block));
         assert!(heap.stats().page_cache_bytes <= 32 << 20);
@@ -434,7 +432,10 @@ fn trimming_gives_back_what_is_free_and_keeps_what_is_not() {
         let after = heap.stats();
         assert!(returned > 19_000_000 - (1 << 20), "{returned}");
         assert_eq!(after.live_blocks, 10);
-        assert!(after.system_bytes() < before.system_bytes() / 10, "{after:?}");
+        assert!(
+            after.system_bytes() < before.system_bytes() / 10,
+            "{after:?}"
+        );
         kept.into_iter().for_each(|block| local.free(block));
     }
     check_all_returned(heap);
@@ -553,7 +554,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(CASES))]
 
     #[test]
     fn blocks_never_overlap_and_keep_their_content(

@@ -21,7 +21,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::heap::Heap;
-use super::size_class::{CLASS_COUNT, SizeClass};
+use super::size_class::{CLASS_COUNT, CLASS_SLOTS, SizeClass};
 use super::span::{Batch, CHECKED, FreeObject, check_not_free, check_poison, poison};
 
 /// The room of all lists of one thread, in bytes.
@@ -39,7 +39,7 @@ enum State {
 
 /// The free objects of one thread.
 pub(super) struct ThreadCache {
-    lists: [FreeList; CLASS_COUNT],
+    lists: [FreeList; CLASS_SLOTS],
     state: Cell<State>,
     /// The room of all lists, in bytes.
     room_bytes: Cell<usize>,
@@ -60,7 +60,7 @@ struct FreeList {
 impl ThreadCache {
     pub(super) const fn new() -> ThreadCache {
         ThreadCache {
-            lists: [const { FreeList::new() }; CLASS_COUNT],
+            lists: [const { FreeList::new() }; CLASS_SLOTS],
             state: Cell::new(State::New),
             room_bytes: Cell::new(0),
             hand: Cell::new(0),
@@ -294,8 +294,14 @@ impl ThreadCache {
         let mut room = 0;
         for class in SizeClass::all() {
             let list = self.list(class);
-            assert!(list.len() <= list.room.get(), "{class:?} holds more than its room");
-            assert!(list.room.get() <= class.list_max(), "{class:?} has too much room");
+            assert!(
+                list.len() <= list.room.get(),
+                "{class:?} holds more than its room"
+            );
+            assert!(
+                list.room.get() <= class.list_max(),
+                "{class:?} has too much room"
+            );
             room += list.room.get() as usize * class.bytes();
         }
         assert_eq!(room, self.room_bytes.get());

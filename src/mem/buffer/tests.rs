@@ -8,6 +8,9 @@ use prost::Message;
 use super::*;
 use crate::pb;
 
+/// Fewer under a memory checker, where each takes long.
+const CASES: u32 = if cfg!(mem_passthrough) { 4 } else { 64 };
+
 #[test]
 fn an_empty_buffer_holds_no_memory() {
     let buffer = Buffer::new();
@@ -109,7 +112,7 @@ fn ops() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(CASES))]
 
     #[test]
     fn a_buffer_holds_what_a_vec_would(ops in prop::collection::vec(ops(), 0..40)) {

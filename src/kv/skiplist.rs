@@ -1,14 +1,9 @@
 //! The ordered store: a skiplist (Pugh, *Skip Lists: A Probabilistic Alternative
 //! to Balanced Trees*, 1990) whose nodes are named by `u32` handles into slabs.
 //!
-//! A small entry is one run of granules:
-//!
-//! ```text
-//! run header 4 | key length - 1: u16 | value length: u16 | links: 8 each | key | value
-//! ```
-//!
-//! A value of more than [`VALUE_INLINE_BYTES_MAX`] lies in a block of its own, the
-//! node holds its number. So overwriting it does not move the node.
+//! A small entry is one run of granules, laid out as `node` says: links, key and
+//! value side by side. A value of more than [`VALUE_INLINE_BYTES_MAX`] lies in a
+//! block of its own, so overwriting it does not move the node.
 //!
 //! What costs time in a list of a million keys is the cache miss for each node that
 //! is looked at. So a link says, beside the next node, how many bytes the keys at
@@ -31,79 +26,18 @@ use allocator_api2::alloc::Allocator;
 use allocator_api2::vec::Vec as AllocVec;
 
 use super::StoreAlloc;
-use super::slab::{Arena, FIRST_RUN, GRANULE_BYTES, RUN_GRANULES_MAX, RUN_HEADER_BYTES};
+use super::node::{
+    BLOCK_NUMBER_BYTES, HEAD, HEIGHT_MAX, IN_BLOCK, LINK_BYTES, LINKS_AT, Link, NIL, REGIONS,
+    common_bytes, granules_for, inline_bytes, key_len, leaves_before, link_to, node_bytes, region,
+    two_bytes,
+};
+use super::slab::Arena;
 use crate::limits;
 
-/// The longest value that lies beside its key, in bytes.
-pub const VALUE_INLINE_BYTES_MAX: usize = 1 << 10;
+pub use super::node::{VALUE_INLINE_BYTES_MAX, charge_bytes};
 
-/// One node in four has a link more than one: enough levels for 4^16 keys.
-const HEIGHT_MAX: usize = 16;
+/// The seed of the generator of heights.
 const HEIGHT_SEED: u64 = 0x9E37_79B9_7F4A_7C15;
-
-/// The first node: before all keys, with links of every level.
-const HEAD: u32 = FIRST_RUN;
-/// No node; nothing links to the head.
-const NIL: u32 = HEAD;
-
-const LINKS_AT: usize = RUN_HEADER_BYTES + 4;
-const LINK_BYTES: usize = 8;
-/// In place of the length of a value that lies in a block.
-const IN_BLOCK: u16 = u16::MAX;
-/// The number of a block, in bytes.
-const BLOCK_NUMBER_BYTES: usize = 4;
-
-const NODE_BYTES_MAX: usize =
-    LINKS_AT + HEIGHT_MAX * LINK_BYTES + limits::KEY_BYTES_MAX + VALUE_INLINE_BYTES_MAX;
-
-const _: () = assert!(
-    NODE_BYTES_MAX <= RUN_GRANULES_MAX as usize * GRANULE_BYTES,
-    "the largest node fits a run"
-);
-const _: () = assert!(
-    limits::KEY_BYTES_MAX <= 1 << 16,
-    "a key's length less one fits 16 bits"
-);
-
-/// What an entry is charged for the limit of the store, in bytes: key, value if it
-/// lies beside it, and more than the rest of a node takes on average. A function of
-/// the entry alone, so that replicas agree on it.
-#[must_use]
-pub fn charge_bytes(key: &[u8], value: &[u8]) -> u64 {
-    (64 + key.len() + inline_bytes(value)) as u64
-}
-
-/// A link from a node to the next of its level.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Link {
-    next: u32,
-    /// How many bytes the two keys have in common. The head counts as an empty key.
-    common: u16,
-    /// The two bytes of the next key behind those, 0 for one that is not there.
-    bytes: u16,
-}
-
-impl Link {
-    const NONE: Link = Link {
-        next: NIL,
-        common: 0,
-        bytes: 0,
-    };
-
-    #[inline(always)]
-    fn to_word(self) -> u64 {
-        u64::from(self.next) << 32 | u64::from(self.common) << 16 | u64::from(self.bytes)
-    }
-
-    #[inline(always)]
-    fn from_word(word: u64) -> Link {
-        Link {
-            next: (word >> 32) as u32,
-            common: (word >> 16) as u16,
-            bytes: word as u16,
-        }
-    }
-}
 
 /// Where a search stands: at a node before the wanted key.
 #[derive(Clone, Copy)]
@@ -170,9 +104,9 @@ impl SkipList {
 impl<A: Allocator + Clone> SkipList<A> {
     /// An empty store that takes its memory from `alloc`.
     pub fn new_in(alloc: A) -> SkipList<A> {
-        let mut arena = Arena::new(alloc.clone());
+        let mut arena = Arena::new(alloc.clone(), REGIONS);
         let granules = granules_for(LINKS_AT + HEIGHT_MAX * LINK_BYTES);
-        let head = arena.allocate(granules, HEIGHT_MAX as u8);
+        let head = arena.allocate(region(HEIGHT_MAX), granules, HEIGHT_MAX as u8);
         assert_eq!(head, Some(HEAD), "the first run becomes the head");
         let mut list = SkipList {
             arena,
@@ -427,7 +361,7 @@ impl<A: Allocator + Clone> SkipList<A> {
         for level in 0..height {
             let Place { node: prev, common } = trail.places[level];
             let old = self.link(prev, level);
-            let next_link = if old.next == NIL || usize::from(old.common) < common {
+            let next_link = if old.next == NIL || leaves_before(old, key, common) {
                 // The next key leaves both of us where it left the previous one.
                 old
             } else {
@@ -506,19 +440,19 @@ impl<A: Allocator + Clone> SkipList<A> {
         }
     }
 
-    /// A height of `n` comes with a probability of 3/4 · 1/4^(n-1) (xorshift64*).
+    /// A height of `n` comes with a probability of 1/2^n (xorshift64*).
     fn draw_height(&mut self) -> usize {
         self.random ^= self.random >> 12;
         self.random ^= self.random << 25;
         self.random ^= self.random >> 27;
         let bits = self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
-        (1 + bits.trailing_zeros() as usize / 2).min(HEIGHT_MAX)
+        (1 + bits.trailing_zeros() as usize).min(HEIGHT_MAX)
     }
 
     fn allocate_node(&mut self, height: usize, key_bytes: usize, value_bytes: usize) -> u32 {
         let granules = granules_for(node_bytes(height, key_bytes, value_bytes));
         self.arena
-            .allocate(granules, height as u8)
+            .allocate(region(height), granules, height as u8)
             .expect("writes are refused before handles end")
     }
 
@@ -645,52 +579,6 @@ impl<'a, A: Allocator + Clone> Iterator for Iter<'a, A> {
         self.node = self.list.link(node, 0).next;
         Some((self.list.key(node), self.list.value(node)))
     }
-}
-
-fn link_to(next: u32, next_key: &[u8], common: usize) -> Link {
-    Link {
-        next,
-        common: common as u16,
-        bytes: two_bytes(next_key, common),
-    }
-}
-
-/// The first is always there: a key is longer than what it has in common with a
-/// smaller one.
-#[inline(always)]
-fn two_bytes(key: &[u8], at: usize) -> u16 {
-    let second = key.get(at + 1).copied().unwrap_or(0);
-    u16::from_be_bytes([key[at], second])
-}
-
-/// How many bytes two slices begin alike.
-#[inline]
-fn common_bytes(a: &[u8], b: &[u8]) -> usize {
-    let words = a.chunks_exact(8).zip(b.chunks_exact(8));
-    let whole = 8 * words.take_while(|(a, b)| a == b).count();
-    let rest = a[whole..].iter().zip(&b[whole..]);
-    whole + rest.take_while(|(a, b)| a == b).count()
-}
-
-#[inline(always)]
-fn key_len(node: &[u8]) -> usize {
-    usize::from(u16::from_ne_bytes([node[4], node[5]])) + 1
-}
-
-/// What a value takes in its node, in bytes.
-fn inline_bytes(value: &[u8]) -> usize {
-    match value.len() {
-        len if len > VALUE_INLINE_BYTES_MAX => BLOCK_NUMBER_BYTES,
-        len => len,
-    }
-}
-
-fn node_bytes(height: usize, key_bytes: usize, value_bytes: usize) -> usize {
-    LINKS_AT + height * LINK_BYTES + key_bytes + value_bytes
-}
-
-fn granules_for(bytes: usize) -> u32 {
-    bytes.div_ceil(GRANULE_BYTES) as u32
 }
 
 #[cfg(test)]

@@ -44,30 +44,77 @@ pub(super) const FIRST_RUN: u32 = 0;
 /// One chain for each size, and one for all that is longer.
 const BINS: usize = RUN_GRANULES_MAX as usize + 2;
 
-/// Slabs, and what is free in them.
-pub(super) struct Arena<A: Allocator + Clone> {
-    /// Zero bytes long where a slab was given back.
-    slabs: Vec<AllocVec<u8, A>>,
-    /// The numbers of those that were given back.
-    vacant: Vec<u16>,
+/// What is free in the slabs of one region.
+#[derive(Clone)]
+struct Region {
     /// The first free run of each size.
     bins: Box<[u32]>,
     /// A bit for each bin that is not empty.
     occupied: Box<[u64]>,
     /// How many slabs are one free run; kept at most at one.
     empty_slabs: usize,
+}
+
+/// Slabs, and what is free in them.
+///
+/// A slab belongs to one of a few regions, which the owner chooses for each run: what
+/// is looked at often lies together then, in few pages and cache lines.
+pub(super) struct Arena<A: Allocator + Clone> {
+    /// Zero bytes long where a slab was given back.
+    slabs: Vec<AllocVec<u8, A>>,
+    /// The region of each slab.
+    slab_regions: Vec<u8>,
+    /// The numbers of those that were given back.
+    vacant: Vec<u16>,
+    regions: Box<[Region]>,
     live_granules: u64,
     alloc: A,
 }
 
+impl Region {
+    /// The shortest free run of at least `granules`.
+    fn best_fit(&self, granules: u32) -> Option<u32> {
+        let first = granules as usize;
+        let mut word = first / 64;
+        let mut bits = self.occupied[word] & (u64::MAX << (first % 64));
+        while bits == 0 {
+            word += 1;
+            bits = *self.occupied.get(word)?;
+        }
+        Some(self.bins[word * 64 + bits.trailing_zeros() as usize])
+    }
+
+    /// The first run of a chain.
+    fn first(&self, bin: usize) -> Option<u32> {
+        let is_occupied = self.occupied[bin / 64] & 1 << (bin % 64) != 0;
+        is_occupied.then(|| self.bins[bin])
+    }
+
+    fn set_first(&mut self, bin: usize, run: Option<u32>) {
+        let bit = 1 << (bin % 64);
+        match run {
+            Some(run) => {
+                self.bins[bin] = run;
+                self.occupied[bin / 64] |= bit;
+            }
+            None => self.occupied[bin / 64] &= !bit,
+        }
+    }
+}
+
 impl<A: Allocator + Clone> Arena<A> {
-    pub(super) fn new(alloc: A) -> Arena<A> {
-        Arena {
-            slabs: Vec::new(),
-            vacant: Vec::new(),
+    /// Without slabs yet; regions are named by numbers below `regions`.
+    pub(super) fn new(alloc: A, regions: u8) -> Arena<A> {
+        let region = Region {
             bins: vec![FIRST_RUN; BINS].into(),
             occupied: vec![0; BINS.div_ceil(64)].into(),
             empty_slabs: 0,
+        };
+        Arena {
+            slabs: Vec::new(),
+            slab_regions: Vec::new(),
+            vacant: Vec::new(),
+            regions: vec![region; usize::from(regions)].into(),
             live_granules: 0,
             alloc,
         }
@@ -120,16 +167,16 @@ impl<A: Allocator + Clone> Arena<A> {
 
     /// A run of so many granules, with the owner's tag, or none if handles are at
     /// their end. What it holds is arbitrary.
-    pub(super) fn allocate(&mut self, granules: u32, tag: u8) -> Option<u32> {
+    pub(super) fn allocate(&mut self, region: u8, granules: u32, tag: u8) -> Option<u32> {
         assert!((1..=RUN_GRANULES_MAX).contains(&granules));
-        let run = match self.best_fit(granules) {
+        let run = match self.regions[usize::from(region)].best_fit(granules) {
             Some(run) => run,
-            None => self.add_slab()?,
+            None => self.add_slab(region)?,
         };
         let size = self.granules(run);
         self.unlink(run, size);
         if size == WHOLE_SLAB {
-            self.empty_slabs -= 1;
+            self.region_of(run).empty_slabs -= 1;
         }
         if size > granules {
             self.make_free(run + granules, size - granules);
@@ -162,33 +209,21 @@ impl<A: Allocator + Clone> Arena<A> {
             self.unlink(start, prev_size);
             size += prev_size;
         }
-        if size == WHOLE_SLAB && self.empty_slabs > 0 {
-            let slab = (start >> 16) as usize;
-            self.slabs[slab] = AllocVec::new_in(self.alloc.clone());
-            self.vacant.push(slab as u16);
-            return;
-        }
         if size == WHOLE_SLAB {
-            self.empty_slabs += 1;
+            if self.region_of(run).empty_slabs > 0 {
+                let slab = (run >> 16) as usize;
+                self.slabs[slab] = AllocVec::new_in(self.alloc.clone());
+                self.vacant.push(slab as u16);
+                return;
+            }
+            self.region_of(run).empty_slabs += 1;
         }
         self.make_free(start, size);
         self.set_flag(start + size, PREV_FREE, true);
     }
 
-    /// The shortest free run of at least `granules`.
-    fn best_fit(&self, granules: u32) -> Option<u32> {
-        let first = granules as usize;
-        let mut word = first / 64;
-        let mut bits = self.occupied[word] & (u64::MAX << (first % 64));
-        while bits == 0 {
-            word += 1;
-            bits = *self.occupied.get(word)?;
-        }
-        Some(self.bins[word * 64 + bits.trailing_zeros() as usize])
-    }
-
     /// Gets a slab, which is one free run then.
-    fn add_slab(&mut self) -> Option<u32> {
+    fn add_slab(&mut self, region: u8) -> Option<u32> {
         if self.vacant.is_empty() && self.slabs.len() == SLABS_MAX {
             return None;
         }
@@ -196,56 +231,52 @@ impl<A: Allocator + Clone> Arena<A> {
         bytes.resize(SLAB_BYTES, 0);
         let slab = if let Some(slab) = self.vacant.pop() {
             self.slabs[usize::from(slab)] = bytes;
+            self.slab_regions[usize::from(slab)] = region;
             u32::from(slab)
         } else {
             self.slabs.push(bytes);
+            self.slab_regions.push(region);
             (self.slabs.len() - 1) as u32
         };
         let run = slab << 16;
         self.set_word(run + WHOLE_SLAB, 0, 1 | LIVE | PREV_FREE);
         self.make_free(run, WHOLE_SLAB);
-        self.empty_slabs += 1;
+        self.region_of(run).empty_slabs += 1;
         Some(run)
     }
 
     /// Writes a free run that has a live one before it, and chains it.
     fn make_free(&mut self, run: u32, size: u32) {
         let bin = Self::bin(size);
-        let next = if self.is_occupied(bin) {
-            self.bins[bin]
-        } else {
-            run
-        };
+        let first = self.region_of(run).first(bin);
         self.set_word(run, 0, size);
-        self.set_word(run, 4, next);
+        self.set_word(run, 4, first.unwrap_or(run));
         self.set_word(run, 8, run);
         self.set_word(run, size as usize * GRANULE_BYTES - 4, size);
-        if next != run {
-            self.set_word(next, 8, run);
+        if let Some(first) = first {
+            self.set_word(first, 8, run);
         }
-        self.bins[bin] = run;
-        self.occupied[bin / 64] |= 1 << (bin % 64);
+        self.region_of(run).set_first(bin, Some(run));
     }
 
     /// Takes a free run out of its chain, whose ends name themselves.
     fn unlink(&mut self, run: u32, size: u32) {
-        let bin = Self::bin(size);
         let (next, prev) = (self.word(run, 4), self.word(run, 8));
         let (is_last, is_first) = (next == run, prev == run);
         if !is_last {
             self.set_word(next, 8, if is_first { next } else { prev });
         }
-        if !is_first {
-            self.set_word(prev, 4, if is_last { prev } else { next });
-        } else if is_last {
-            self.occupied[bin / 64] &= !(1 << (bin % 64));
+        if is_first {
+            let first = (!is_last).then_some(next);
+            self.region_of(run).set_first(Self::bin(size), first);
         } else {
-            self.bins[bin] = next;
+            self.set_word(prev, 4, if is_last { prev } else { next });
         }
     }
 
-    fn is_occupied(&self, bin: usize) -> bool {
-        self.occupied[bin / 64] & 1 << (bin % 64) != 0
+    fn region_of(&mut self, run: u32) -> &mut Region {
+        let (slab, _) = Self::locate(run);
+        &mut self.regions[usize::from(self.slab_regions[slab])]
     }
 
     fn bin(size: u32) -> usize {
@@ -272,7 +303,8 @@ impl<A: Allocator + Clone> Arena<A> {
     #[cfg(test)]
     pub(super) fn check(&self) -> Vec<u32> {
         let (mut live, mut free) = (Vec::new(), std::collections::BTreeSet::new());
-        let (mut live_granules, mut empty) = (0, 0);
+        let mut live_granules = 0;
+        let mut empty = vec![0; self.regions.len()];
         for (slab, bytes) in self.slabs.iter().enumerate() {
             let mut run = (slab as u32) << 16;
             if bytes.is_empty() {
@@ -295,7 +327,7 @@ impl<A: Allocator + Clone> Arena<A> {
                     live.push(run);
                     live_granules += u64::from(size);
                 }
-                empty += usize::from(size == WHOLE_SLAB);
+                empty[usize::from(self.slab_regions[slab])] += usize::from(size == WHOLE_SLAB);
                 run += size;
             }
             assert_eq!(run, end, "runs fill the slab");
@@ -304,17 +336,19 @@ impl<A: Allocator + Clone> Arena<A> {
             assert_eq!(sentinel & PREV_FREE != 0, prev_free);
         }
         assert_eq!(live_granules, self.live_granules);
-        assert_eq!(empty, self.empty_slabs);
-        assert!(empty <= 1);
-        self.check_chains(&mut free);
+        for (region, empty) in self.regions.iter().zip(empty) {
+            assert_eq!(empty, region.empty_slabs);
+            assert!(empty <= 1, "one is kept");
+            self.check_chains(region, &mut free);
+        }
         assert!(free.is_empty(), "every free run is chained");
         live
     }
 
     #[cfg(test)]
-    fn check_chains(&self, free: &mut std::collections::BTreeSet<u32>) {
-        for bin in (0..BINS).filter(|&bin| self.is_occupied(bin)) {
-            let (mut prev, mut run) = (self.bins[bin], self.bins[bin]);
+    fn check_chains(&self, region: &Region, free: &mut std::collections::BTreeSet<u32>) {
+        for (bin, first) in (0..BINS).filter_map(|bin| region.first(bin).map(|run| (bin, run))) {
+            let (mut prev, mut run) = (first, first);
             loop {
                 assert!(free.remove(&run), "run {run:#x} is chained once");
                 assert_eq!(Self::bin(self.granules(run)), bin);
@@ -342,10 +376,10 @@ mod tests {
 
     #[test]
     fn free_neighbours_merge_and_empty_slabs_go_back() {
-        let mut arena = Arena::new(Global);
-        assert_eq!(arena.allocate(9, 16), Some(FIRST_RUN));
+        let mut arena = Arena::new(Global, 2);
+        assert_eq!(arena.allocate(1, 9, 16), Some(FIRST_RUN));
         let runs: Vec<u32> = (0..200)
-            .map(|n| arena.allocate(1 + n * 20, 1).expect("room"))
+            .map(|n| arena.allocate((n % 2) as u8, 1 + n * 20, 1).expect("room"))
             .collect();
         arena.check();
         let full_bytes = arena.slab_bytes();
@@ -354,19 +388,23 @@ mod tests {
             arena.release(*run);
         }
         assert_eq!(arena.check(), [FIRST_RUN]);
-        assert!(arena.slab_bytes() <= 2 * SLAB_BYTES as u64, "one is kept");
+        assert_eq!(
+            arena.slab_bytes(),
+            3 * SLAB_BYTES as u64,
+            "one is kept a region"
+        );
         assert_eq!(arena.live_bytes(), 9 * GRANULE_BYTES as u64);
     }
 
     #[test]
     fn a_released_run_is_handed_out_again() {
-        let mut arena = Arena::new(Global);
-        arena.allocate(9, 16).expect("room");
+        let mut arena = Arena::new(Global, 2);
+        arena.allocate(1, 9, 16).expect("room");
         let runs: Vec<u32> = (0..1_000)
-            .map(|_| arena.allocate(3, 1).expect("room"))
+            .map(|_| arena.allocate(0, 3, 1).expect("room"))
             .collect();
         arena.release(runs[500]);
-        assert_eq!(arena.allocate(3, 2), Some(runs[500]));
+        assert_eq!(arena.allocate(0, 3, 2), Some(runs[500]));
         assert_eq!(arena.tag(runs[500]), 2);
         arena.check();
     }

@@ -7,17 +7,19 @@
 //! - [`command`]: what an entry asks for, and its bytes in the log
 //! - [`state_machine`]: applies entries; store, sessions and position move together
 //! - [`sessions`]: remembers answers, so that a repeated write is applied once
-//! - [`skiplist`]: the ordered store
+//! - [`skiplist`], of `node`s in the memory of `slab`: the ordered store
 //! - [`snapshot`]: the file format of a state; [`restore`] reads it back
 //!
 //! Imports only `types`, `limits` and `mem`. Start with [`StateMachine::apply`].
 
 mod codec;
 pub mod command;
+mod node;
 mod outcome;
 pub mod restore;
 pub mod sessions;
 pub mod skiplist;
+mod slab;
 pub mod snapshot;
 pub mod state_machine;
 mod walk;

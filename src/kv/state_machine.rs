@@ -331,4 +331,4 @@ impl StateMachine {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

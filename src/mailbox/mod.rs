@@ -20,7 +20,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use concurrent_queue::{ConcurrentQueue, PopError, PushError};
+use concurrent_queue::{ConcurrentQueue, PushError};
 
 pub use doorbell::Doorbell;
 
@@ -140,10 +140,7 @@ impl<T> Receiver<T> {
     /// The oldest message, if there is one.
     #[must_use]
     pub fn try_recv(&self) -> Option<T> {
-        match self.lane.queue.pop() {
-            Ok(message) => Some(message),
-            Err(PopError::Empty | PopError::Closed) => None,
-        }
+        self.lane.queue.pop().ok()
     }
 
     /// How many messages wait; more may arrive at any time.

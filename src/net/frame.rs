@@ -150,6 +150,11 @@ impl FrameDecoder {
             return Ok(None);
         }
         let body = self.body.take().expect("it was filled just now");
+        assert_eq!(
+            body.buffer.len(),
+            body.total,
+            "no space lies behind the body"
+        );
         Ok(Some(body.buffer.freeze()))
     }
 
@@ -237,9 +242,8 @@ impl PartialBody {
     }
 
     fn space(&mut self, bytes: usize) -> &mut [u8] {
-        // Half of what is there at most, as long as there is little: then growing
-        // copies what has come once on average.
-        self.reserve(bytes.min(self.filled.max(DIRECT_BYTES_MIN)));
+        // Room that there is already is filled before there is made more.
+        self.reserve(DIRECT_BYTES_MIN);
         let end = self.total.min(self.capacity).min(self.filled + bytes);
         extend_with_zeros(&mut self.buffer, end);
         &mut self.buffer[self.filled..end]

@@ -189,12 +189,19 @@ impl FrameDecoder {
         self.header_bytes > 0 || self.body.is_some()
     }
 
+    /// How much memory the part of a body that has come takes.
+    #[must_use]
+    pub fn room_bytes(&self) -> usize {
+        self.body.as_ref().map_or(0, |body| body.capacity)
+    }
+
     fn take_header(&mut self, input: &mut &[u8]) -> Result<Option<usize>, FrameError> {
-        if self.header_bytes == 0
-            && let Some((header, rest)) = input.split_first_chunk()
-        {
-            *input = rest;
-            return parse_header(header).map(Some);
+        // The usual case: nothing has to be put together.
+        if self.header_bytes == 0 {
+            if let Some((header, rest)) = input.split_first_chunk() {
+                *input = rest;
+                return parse_header(header).map(Some);
+            }
         }
         let (now, rest) = input.split_at(input.len().min(HEADER_BYTES - self.header_bytes));
         self.header[self.header_bytes..][..now.len()].copy_from_slice(now);

@@ -615,3 +615,78 @@ fn the_limit_on_open_files_is_what_is_allowed() {
     let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     assert_eq!(limit, allowed.maximum);
 }
+
+#[test]
+fn a_client_that_does_not_take_its_last_answer_is_dropped_in_time() {
+    let reactor = Reactor::start();
+    let (_stream, id) = reactor.connect();
+    reactor.ask(move |io, _| {
+        // More than the kernel's buffers take.
+        io.send(id, vec![0; 64 << 20].into());
+        io.close_within(id, Duration::from_millis(5));
+    });
+    assert!(matches!(
+        reactor.wait_for_close(),
+        CloseReason::LingerExpired
+    ));
+}
+
+#[test]
+fn the_connection_that_holds_most_of_an_unfinished_frame_goes_when_there_is_too_much() {
+    let options = Options {
+        partial_bytes_max: 1 << 20,
+        ..Options::default()
+    };
+    let reactor = Reactor::start_at(any_port(), Sharing::Exclusive, options);
+    let (mut small, _) = reactor.connect();
+    small.write_all(&frame_of(b"unfinished")[..20]).unwrap();
+    let large = frame_of(&vec![0; 700 << 10]);
+    let (mut first, _) = reactor.connect();
+    first.write_all(&large[..large.len() - 1]).unwrap();
+    let (mut second, _) = reactor.connect();
+    // It may be closed in the middle of it.
+    let _ = second.write_all(&large[..large.len() - 1]);
+    assert!(matches!(reactor.wait_for_close(), CloseReason::NoRoom));
+    small.write_all(&frame_of(b"unfinished")[20..]).unwrap();
+    assert_eq!(read_frame(&mut small), b"unfinished");
+}
+
+/// Runs a test of this file in a process of its own, for what concerns a whole process.
+/// Returns whether this is that process.
+fn is_alone(test: &str) -> bool {
+    const ALONE: &str = "RAFTKV_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("net::tests::{test}"), "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("1 passed"), "{said}");
+    false
+}
+
+#[test]
+fn without_file_descriptors_clients_are_turned_away_and_served_again_later() {
+    if !is_alone("without_file_descriptors_clients_are_turned_away_and_served_again_later") {
+        return;
+    }
+    let reactor = Reactor::start();
+    let (mut early, _) = reactor.connect();
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = Some(64);
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+    let mut hoard: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    hoard.pop();
+    let mut turned_away = client(reactor.addr);
+    assert_eq!(turned_away.read(&mut [0; 1]).unwrap_or(0), 0);
+    early.write_all(&frame_of(b"still served")).unwrap();
+    assert_eq!(read_frame(&mut early), b"still served");
+    drop(hoard);
+    let (mut late, _) = reactor.connect();
+    late.write_all(&frame_of(b"served again")).unwrap();
+    assert_eq!(read_frame(&mut late), b"served again");
+}

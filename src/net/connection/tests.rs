@@ -102,3 +102,8 @@ fn a_writer_that_writes_nothing_queues_nothing() {
     output.push(Bytes::new());
     assert!(output.is_empty());
 }
+
+#[test]
+fn five_thousand_idle_connections_take_two_megabytes() {
+    assert!(size_of::<Connection>() * 5_000 <= 2 << 20);
+}

@@ -20,9 +20,10 @@ mod tests;
 
 use std::sync::Arc;
 
-use concurrent_queue::{ConcurrentQueue, PopError, PushError};
+use concurrent_queue::{ConcurrentQueue, PushError};
 
 pub use doorbell::Doorbell;
+use sync::LaneArc;
 
 /// Why a message could not be sent; the message comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -57,7 +58,7 @@ struct Lane<T> {
 /// If `capacity` is 0.
 #[must_use]
 pub fn channel<T>(capacity: usize, doorbell: Arc<Doorbell>) -> (Sender<T>, Receiver<T>) {
-    let lane = Arc::new(Lane {
+    let lane = LaneArc::new(Lane {
         queue: ConcurrentQueue::bounded(capacity),
         doorbell,
     });
@@ -67,7 +68,7 @@ pub fn channel<T>(capacity: usize, doorbell: Arc<Doorbell>) -> (Sender<T>, Recei
 /// The end that any number of threads may hold a clone of.
 #[derive(Debug)]
 pub struct Sender<T> {
-    lane: Arc<Lane<T>>,
+    lane: LaneArc<Lane<T>>,
 }
 
 impl<T> Clone for Sender<T> {
@@ -133,17 +134,14 @@ impl<T> Sender<T> {
 /// The end that one thread reads. When it is dropped, senders are told so.
 #[derive(Debug)]
 pub struct Receiver<T> {
-    lane: Arc<Lane<T>>,
+    lane: LaneArc<Lane<T>>,
 }
 
 impl<T> Receiver<T> {
     /// The oldest message, if there is one.
     #[must_use]
     pub fn try_recv(&self) -> Option<T> {
-        match self.lane.queue.pop() {
-            Ok(message) => Some(message),
-            Err(PopError::Empty | PopError::Closed) => None,
-        }
+        self.lane.queue.pop().ok()
     }
 
     /// How many messages wait; more may arrive at any time.

@@ -6,10 +6,17 @@
 #[cfg(not(loom))]
 pub(super) use real::*;
 #[cfg(not(loom))]
-pub(super) use std::sync::atomic::{AtomicBool, Ordering};
+pub(super) use std::sync::{
+    Arc as LaneArc,
+    atomic::{AtomicBool, Ordering},
+};
 
+// Loom has to see that the last of both ends is the one that drops the queue.
 #[cfg(loom)]
-pub(super) use loom::sync::atomic::{AtomicBool, Ordering};
+pub(super) use loom::sync::{
+    Arc as LaneArc,
+    atomic::{AtomicBool, Ordering},
+};
 #[cfg(loom)]
 pub(super) use modelled::*;
 

@@ -61,6 +61,10 @@ pub enum CloseReason {
     /// The peer sent something that is not a frame.
     #[error("{0}")]
     Frame(#[from] FrameError),
+    /// All connections together hold too much of frames that are not complete, and this
+    /// one most.
+    #[error("too much is held of frames that are not complete")]
+    NoRoom,
     /// The socket failed.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -129,6 +133,8 @@ pub(super) struct Connection {
     pub(super) throttled: bool,
     pub(super) in_ready_list: bool,
     pub(super) in_flush_list: bool,
+    /// What it holds of frames that are not complete, as the loop has counted it.
+    pub(super) partial_bytes: usize,
     /// The end of the peer's stream has been read.
     pub(super) peer_ended: bool,
     /// It came within a frame.
@@ -165,6 +171,7 @@ impl Connection {
             throttled: false,
             in_ready_list: false,
             in_flush_list: false,
+            partial_bytes: 0,
             peer_ended: false,
             cut_frame: false,
             deadline: None,
@@ -244,9 +251,12 @@ impl Connection {
         Ok(false)
     }
 
-    /// Call after queueing output.
+    /// Call after queueing output. Who asks and does not take the answers is read no
+    /// further. Where we are the one who asks, there is nothing to be gained by not
+    /// reading the answers.
     pub(super) fn throttle(&mut self) {
-        if self.output.queued_bytes() > OUTPUT_HIGH_WATER_BYTES {
+        let is_asking = matches!(self.origin, Origin::Accepted { .. });
+        if is_asking && self.output.queued_bytes() > OUTPUT_HIGH_WATER_BYTES {
             self.throttled = true;
         }
     }

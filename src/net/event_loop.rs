@@ -14,15 +14,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use mio::event::Event;
 use mio::{Events, Poll, Waker};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 
 use super::acceptor::{Accepted, ConnectionBudget, ListenerId};
 use super::connection::{CloseReason, ConnectionId, Origin, Received, State};
 use super::connector::{self, ConnectorId, Phase};
 use super::io::{Alarm, Io, Notice, WAKER, connection_id};
 use super::timer_queue::TimerId;
-use crate::limits::CONNECTIONS_MAX;
+use crate::limits::{CONNECTIONS_MAX, FRAME_BYTES_MAX};
 use crate::mailbox::Doorbell;
 
 /// How many events one poll fetches.
@@ -114,6 +112,10 @@ pub struct Options {
     pub seed: u64,
     /// Bounds the accepted connections; to be shared by the loops of a node.
     pub budget: Arc<ConnectionBudget>,
+    /// What the connections of the loop may hold together of frames that are not
+    /// complete; when it is more, the one that holds most is closed. Frames that arrive
+    /// in one read do not count, so that nobody can lock these out.
+    pub partial_bytes_max: usize,
 }
 
 impl Default for Options {
@@ -121,6 +123,7 @@ impl Default for Options {
         Options {
             seed: 0,
             budget: ConnectionBudget::new(CONNECTIONS_MAX),
+            partial_bytes_max: 16 * FRAME_BYTES_MAX,
         }
     }
 }
@@ -143,11 +146,10 @@ impl EventLoop {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let doorbell = Arc::new(Doorbell::for_reactor(Waker::new(&registry, WAKER)?));
-        let rng = StdRng::seed_from_u64(options.seed);
         Ok(EventLoop {
             poll,
             events: Events::with_capacity(EVENTS),
-            io: Io::new(registry, doorbell, options.budget, rng),
+            io: Io::new(registry, doorbell, options),
         })
     }
 
@@ -159,6 +161,7 @@ impl EventLoop {
 
     /// For what is to be set up before the loop runs, listeners above all.
     pub fn io(&mut self) -> &mut Io {
+        self.io.now = Instant::now();
         &mut self.io
     }
 
@@ -402,6 +405,7 @@ fn read<H: Handler>(io: &mut Io, handler: &mut H, id: ConnectionId) {
         }
     }
     io.input = input;
+    io.account(id);
 }
 
 /// Hands the frames of `input` to the handler. If it wants no more on the way, the rest

@@ -150,6 +150,11 @@ impl FrameDecoder {
             return Ok(None);
         }
         let body = self.body.take().expect("it was filled just now");
+        assert_eq!(
+            body.buffer.len(),
+            body.total,
+            "no space lies behind the body"
+        );
         Ok(Some(body.buffer.freeze()))
     }
 
@@ -184,12 +189,19 @@ impl FrameDecoder {
         self.header_bytes > 0 || self.body.is_some()
     }
 
+    /// How much memory the part of a body that has come takes.
+    #[must_use]
+    pub fn room_bytes(&self) -> usize {
+        self.body.as_ref().map_or(0, |body| body.capacity)
+    }
+
     fn take_header(&mut self, input: &mut &[u8]) -> Result<Option<usize>, FrameError> {
-        if self.header_bytes == 0
-            && let Some((header, rest)) = input.split_first_chunk()
-        {
-            *input = rest;
-            return parse_header(header).map(Some);
+        // The usual case: nothing has to be put together.
+        if self.header_bytes == 0 {
+            if let Some((header, rest)) = input.split_first_chunk() {
+                *input = rest;
+                return parse_header(header).map(Some);
+            }
         }
         let (now, rest) = input.split_at(input.len().min(HEADER_BYTES - self.header_bytes));
         self.header[self.header_bytes..][..now.len()].copy_from_slice(now);
@@ -237,9 +249,8 @@ impl PartialBody {
     }
 
     fn space(&mut self, bytes: usize) -> &mut [u8] {
-        // Half of what is there at most, as long as there is little: then growing
-        // copies what has come once on average.
-        self.reserve(bytes.min(self.filled.max(DIRECT_BYTES_MIN)));
+        // Room that there is already is filled before there is made more.
+        self.reserve(DIRECT_BYTES_MIN);
         let end = self.total.min(self.capacity).min(self.filled + bytes);
         extend_with_zeros(&mut self.buffer, end);
         &mut self.buffer[self.filled..end]

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use prost::Message;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
 use slab::Slab;
 
@@ -21,7 +22,8 @@ use super::acceptor::{Acceptor, ConnectionBudget, ListenerId, Sharing};
 use super::connection::{CloseReason, Connection, ConnectionId, Origin, State};
 use super::connector::{CONNECT_TIMEOUT, Connector, ConnectorId, Phase, is_worth_a_retry};
 use super::envelope::encode_call;
-use super::frame::FrameDecoder;
+use super::event_loop::Options;
+use super::frame::{FrameDecoder, FrameError};
 use super::rate_limit::{Dropped, RateLimit};
 use super::timer_queue::{TimerId, TimerQueue};
 use crate::mailbox::Doorbell;
@@ -64,6 +66,9 @@ pub struct Io {
     pub(super) now: Instant,
     pub(super) connections: Slab<Connection>,
     last_generation: u32,
+    /// What all connections hold of frames that are not complete.
+    partial_bytes: usize,
+    partial_bytes_max: usize,
     pub(super) acceptors: Vec<Acceptor>,
     pub(super) connectors: Vec<Connector>,
     pub(super) timers: TimerQueue<Alarm>,
@@ -82,18 +87,15 @@ pub struct Io {
 }
 
 impl Io {
-    pub(super) fn new(
-        registry: Registry,
-        doorbell: Arc<Doorbell>,
-        budget: Arc<ConnectionBudget>,
-        rng: StdRng,
-    ) -> Io {
+    pub(super) fn new(registry: Registry, doorbell: Arc<Doorbell>, options: Options) -> Io {
         Io {
             registry,
             doorbell,
             now: Instant::now(),
             connections: Slab::new(),
             last_generation: 0,
+            partial_bytes: 0,
+            partial_bytes_max: options.partial_bytes_max,
             acceptors: Vec::new(),
             connectors: Vec::new(),
             timers: TimerQueue::default(),
@@ -102,8 +104,8 @@ impl Io {
             notices: VecDeque::new(),
             input: vec![0; INPUT_BYTES].into_boxed_slice(),
             log_limit: RateLimit::new(LOG_LINES_PER_SECOND),
-            budget,
-            rng,
+            budget: options.budget,
+            rng: StdRng::seed_from_u64(options.seed),
             wake_again: false,
             stopping: false,
         }
@@ -146,8 +148,6 @@ impl Io {
         self.timers.cancel(timer);
     }
 
-    // Listeners.
-
     /// Listens on `addr`; port 0 means any that is free.
     ///
     /// # Errors
@@ -169,8 +169,6 @@ impl Io {
     pub fn listener_addr(&self, listener: ListenerId) -> io::Result<SocketAddr> {
         self.acceptors[listener.0 as usize].listener.local_addr()
     }
-
-    // Connections.
 
     /// Whether there is such a connection, and it takes output.
     #[must_use]
@@ -256,9 +254,14 @@ impl Io {
     }
 
     /// Takes no more frames from a connection, sends what is queued, and ends it; after
-    /// two seconds in any case.
+    /// two seconds in any case. A dialled one is dialled again.
     pub fn close(&mut self, connection: ConnectionId) {
-        let deadline = self.now + LINGER;
+        self.close_within(connection, LINGER);
+    }
+
+    /// As [`Io::close`], with another limit on how long it may take.
+    pub fn close_within(&mut self, connection: ConnectionId, linger: Duration) {
+        let deadline = self.now + linger;
         let Some(found) = self.get_mut(connection) else {
             return;
         };
@@ -273,12 +276,10 @@ impl Io {
         self.mark_flush(connection);
     }
 
-    /// Ends a connection at once; what is queued is lost.
+    /// Ends a connection at once; what is queued is lost. A dialled one is dialled again.
     pub fn abort(&mut self, connection: ConnectionId) {
         self.remove(connection, CloseReason::Aborted);
     }
-
-    // Connectors.
 
     /// Keeps a connection to `addr` from now on: dials now, and again after failures and
     /// after the connection has ended.
@@ -349,8 +350,6 @@ impl Io {
         wait
     }
 
-    // For the loop.
-
     pub(super) fn get(&self, id: ConnectionId) -> Option<&Connection> {
         let connection = self.connections.get(id.key as usize)?;
         (connection.id == id).then_some(connection)
@@ -395,29 +394,61 @@ impl Io {
         if let Some(timer) = connection.deadline {
             self.timers.cancel(timer);
         }
-        if let CloseReason::Frame(error) = &reason {
-            let peer = connection.peer;
-            if let Some(dropped) = self.admit_log("bad frame") {
-                log::warn!("connection closed: peer={peer} reason={error}{dropped}");
+        self.partial_bytes -= connection.partial_bytes;
+        self.log_bad_input(connection.peer, &reason);
+        match connection.origin {
+            Origin::Dialled(connector) if self.phase(connector) == Phase::Busy(id) => {
+                if connection.state == State::Connecting {
+                    let error = match reason {
+                        CloseReason::Io(error) => error,
+                        reason => io::Error::other(reason),
+                    };
+                    return self.connect_failed(connector, error);
+                }
+                if self.now.saturating_duration_since(connection.since) >= STABLE_AFTER {
+                    self.connectors[connector.0 as usize].backoff.reset();
+                }
+                self.dial_later(connector);
             }
-        }
-        if let Origin::Dialled(connector) = connection.origin
-            && self.connectors[connector.0 as usize].phase == Phase::Busy(id)
-        {
-            if connection.state == State::Connecting {
-                let error = match reason {
-                    CloseReason::Io(error) => error,
-                    reason => io::Error::other(reason),
-                };
-                return self.connect_failed(connector, error);
-            }
-            if self.now.saturating_duration_since(connection.since) >= STABLE_AFTER {
-                self.connectors[connector.0 as usize].backoff.reset();
-            }
-            self.dial_later(connector);
+            Origin::Dialled(_) | Origin::Accepted { .. } => {}
         }
         if connection.state != State::Connecting {
             self.notices.push_back(Notice::Closed(id, reason));
+        }
+    }
+
+    fn phase(&self, connector: ConnectorId) -> Phase {
+        self.connectors[connector.0 as usize].phase
+    }
+
+    fn log_bad_input(&mut self, peer: SocketAddr, reason: &CloseReason) {
+        let kind = match reason {
+            CloseReason::Frame(FrameError::Magic(_)) => "magic",
+            CloseReason::Frame(FrameError::Length(_)) => "length",
+            CloseReason::Frame(FrameError::HeaderChecksum { .. }) => "header checksum",
+            CloseReason::NoRoom => "no room",
+            _ => return,
+        };
+        if let Some(dropped) = self.admit_log(kind) {
+            log::warn!("connection closed: peer={peer} reason={reason}{dropped}");
+        }
+    }
+
+    /// Keeps count of what a connection holds of frames that are not complete. If that
+    /// is too much over all connections, the one that holds most has to go.
+    pub(super) fn account(&mut self, id: ConnectionId) {
+        let Some(connection) = self.get_mut(id) else {
+            return;
+        };
+        let before = connection.partial_bytes;
+        let after = connection.decoder.room_bytes();
+        connection.partial_bytes = after;
+        self.partial_bytes = self.partial_bytes - before + after;
+        if after > before && self.partial_bytes > self.partial_bytes_max {
+            let connections = self.connections.iter().map(|(_, connection)| connection);
+            let largest = connections.max_by_key(|connection| connection.partial_bytes);
+            let largest = largest.expect("there is one at least").id;
+            self.remove(largest, CloseReason::NoRoom);
         }
     }
 

@@ -6,8 +6,20 @@
 //! disk, and the simulator can put its own disk under the very same log code.
 //!
 //! Only what is read for recovery, before the node runs, blocks.
+//!
+//! [`FileDisk`] is the real one, [`SimDisk`] the simulator's.
 
+mod data_dir;
+mod file;
+mod file_name;
+mod file_writer;
+mod log_writer;
+mod segment_maker;
+mod segment_map;
 mod sim;
+#[cfg(test)]
+mod tests;
+mod worker;
 
 use std::io;
 
@@ -15,7 +27,10 @@ use bytes::Bytes;
 
 use crate::types::EntryId;
 
+pub use data_dir::{DataDir, OpenError};
+pub use file::FileDisk;
 pub use sim::SimDisk;
+pub use worker::EventSink;
 
 /// Names a segment of the log. Numbers only grow, and a recycled file gets a new
 /// one, so that its old content can be told from what is written now.
@@ -128,7 +143,7 @@ pub trait Disk {
     /// the answer to a later token stands for the earlier ones too.
     fn sync(&mut self) -> SyncToken;
 
-    /// Removes a segment. No answer.
+    /// Removes a segment that is ready, or was found at the start. No answer.
     fn remove_segment(&mut self, id: SegmentId);
 
     /// Begins a file, empty even if there was one. No answer.
@@ -180,4 +195,12 @@ pub trait Disk {
     /// # Errors
     /// When it cannot be read.
     fn recover_file(&mut self, id: FileId, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+}
+
+/// Whether there was no room: the one failure that passes.
+fn is_no_space(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }

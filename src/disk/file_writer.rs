@@ -1,0 +1,213 @@
+//! The thread that writes and reads whole files: snapshots, and what is known of the
+//! peers.
+//!
+//! A long file is brought to the disk while it is written, a piece at a time: if all
+//! of it were left to the last sync, the log's syncs would wait behind it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use crossbeam_channel::Receiver;
+
+use super::data_dir::sync_directory;
+use super::segment_maker::remove_if_there;
+use super::worker::Reporter;
+use super::{DiskEvent, FileId, file_name, is_no_space};
+use crate::mem::Buffer;
+
+/// How much is written before it is brought to the disk.
+const FLUSH_BYTES: u64 = 1 << 20;
+pub(super) const QUEUE_MAX: usize = 1024;
+
+/// What the file writer is asked to do, in order.
+#[derive(Debug)]
+pub(super) enum FileOperation {
+    Create(FileId),
+    Append(FileId, Bytes),
+    Finish(FileId, FileId),
+    Read(FileId, u64, usize),
+    Remove(FileId),
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    file: File,
+    len: u64,
+    unflushed: u64,
+}
+
+/// The state of the thread.
+#[derive(Debug)]
+pub(super) struct FileWriter {
+    dir: PathBuf,
+    operations: Receiver<FileOperation>,
+    reporter: Reporter,
+    open: BTreeMap<FileId, OpenFile>,
+    /// There was no room for them; what is still appended is dropped.
+    refused: BTreeSet<FileId>,
+}
+
+impl FileWriter {
+    pub(super) fn new(
+        dir: PathBuf,
+        operations: Receiver<FileOperation>,
+        reporter: Reporter,
+    ) -> FileWriter {
+        FileWriter {
+            dir,
+            operations,
+            reporter,
+            open: BTreeMap::new(),
+            refused: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        while let Ok(operation) = self.operations.recv() {
+            if self.reporter.has_failed() {
+                continue;
+            }
+            let (id, result) = match operation {
+                FileOperation::Create(id) => (id, self.create(id)),
+                FileOperation::Append(id, data) => (id, self.append(id, &data)),
+                FileOperation::Finish(id, final_id) => (id, self.finish(id, final_id)),
+                FileOperation::Read(id, offset, len) => (id, self.read(id, offset, len)),
+                FileOperation::Remove(id) => (id, self.remove(id)),
+            };
+            match result {
+                Ok(Some(event)) => self.reporter.report(event),
+                Ok(None) => {}
+                Err(error) if is_no_space(&error) => self.refuse(id),
+                Err(error) => self.fail(id, &error),
+            }
+        }
+    }
+
+    fn path(&self, id: FileId) -> PathBuf {
+        self.dir.join(file_name::file(id))
+    }
+
+    fn fail(&self, id: FileId, error: &io::Error) {
+        let what = format!("file {}", self.path(id).display());
+        self.reporter.fail(what, error);
+    }
+
+    fn refuse(&mut self, id: FileId) {
+        self.open.remove(&id);
+        self.refused.insert(id);
+        match remove_if_there(&self.path(id)) {
+            Ok(()) => self.reporter.report(DiskEvent::FileNoSpace(id)),
+            Err(error) => self.fail(id, &error),
+        }
+    }
+
+    fn create(&mut self, id: FileId) -> io::Result<Option<DiskEvent>> {
+        self.refused.remove(&id);
+        self.open.remove(&id);
+        let file = File::create(self.path(id))?;
+        let open = OpenFile {
+            file,
+            len: 0,
+            unflushed: 0,
+        };
+        self.open.insert(id, open);
+        Ok(None)
+    }
+
+    /// The file, opened if it exists and was not begun in this run.
+    fn open(&mut self, id: FileId) -> io::Result<Option<&mut OpenFile>> {
+        if !self.open.contains_key(&id) {
+            let file = match OpenOptions::new().append(true).open(self.path(id)) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let len = file.metadata()?.len();
+            let open = OpenFile {
+                file,
+                len,
+                unflushed: 0,
+            };
+            self.open.insert(id, open);
+        }
+        Ok(self.open.get_mut(&id))
+    }
+
+    fn append(&mut self, id: FileId, data: &[u8]) -> io::Result<Option<DiskEvent>> {
+        if self.refused.contains(&id) {
+            return Ok(None);
+        }
+        let Some(open) = self.open(id)? else {
+            return Ok(None);
+        };
+        open.file.write_all(data)?;
+        open.len += data.len() as u64;
+        open.unflushed += data.len() as u64;
+        if open.unflushed >= FLUSH_BYTES {
+            open.unflushed = 0;
+            open.file.sync_data()?;
+        }
+        let len = open.len;
+        Ok(Some(DiskEvent::FileAppended { id, len }))
+    }
+
+    fn finish(&mut self, id: FileId, final_id: FileId) -> io::Result<Option<DiskEvent>> {
+        if self.refused.contains(&id) {
+            return Ok(None);
+        }
+        let Some(open) = self.open(id)? else {
+            return Ok(None);
+        };
+        open.file.sync_all()?;
+        self.open.remove(&id);
+        fs::rename(self.path(id), self.path(final_id))?;
+        sync_directory(&self.dir)?;
+        Ok(Some(DiskEvent::FileFinished(final_id)))
+    }
+
+    fn read(&mut self, id: FileId, offset: u64, len: usize) -> io::Result<Option<DiskEvent>> {
+        let mut buffer = Buffer::default();
+        match File::open(self.path(id)) {
+            Ok(file) => {
+                let left = file.metadata()?.len().saturating_sub(offset);
+                let len = len.min(usize::try_from(left).unwrap_or(usize::MAX));
+                buffer = Buffer::with_capacity(len);
+                let mut piece = [0; 16 << 10];
+                while buffer.len() < len {
+                    let wanted = (len - buffer.len()).min(piece.len());
+                    let at = offset + buffer.len() as u64;
+                    let count = read_at(&file, &mut piece[..wanted], at)?;
+                    if count == 0 {
+                        break;
+                    }
+                    buffer.extend_from_slice(&piece[..count]);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let data = buffer.freeze();
+        Ok(Some(DiskEvent::FileRead { id, offset, data }))
+    }
+
+    fn remove(&mut self, id: FileId) -> io::Result<Option<DiskEvent>> {
+        self.open.remove(&id);
+        self.refused.remove(&id);
+        remove_if_there(&self.path(id))?;
+        Ok(None)
+    }
+}
+
+/// Reads what there is at `offset`, once more if a signal came in between.
+pub(super) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    loop {
+        match file.read_at(buf, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}

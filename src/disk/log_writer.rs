@@ -1,0 +1,139 @@
+//! The thread that stores into the mapped log and syncs it.
+//!
+//! It takes all that its queue holds, copies it into the maps, and then serves all
+//! syncs that were among it with one: group commit without a timer. It exists because
+//! a store into a mapped page may wait for the disk for milliseconds, which the raft
+//! thread must not.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender};
+
+use super::segment_maker::{MadeSegment, MakerOperation};
+use super::segment_map::SegmentMap;
+use super::worker::Reporter;
+use super::{DiskEvent, SegmentId, SyncToken, file_name};
+
+/// How many operations wait in the queue before they wait in front of it.
+pub(super) const QUEUE_MAX: usize = 8192;
+/// How many operations are taken together before a sync that is among them runs.
+const DRAIN_MAX: usize = QUEUE_MAX;
+
+/// What the log writer is asked to do, in order.
+#[derive(Debug)]
+pub(super) enum LogOperation {
+    /// Copies `data` into a segment.
+    Store {
+        id: SegmentId,
+        offset: u64,
+        data: Bytes,
+    },
+    /// Syncs all that was stored before, and reports it.
+    Sync(SyncToken),
+    /// Lets go of a segment, then hands on what is to be done with its file.
+    Release { id: SegmentId, then: MakerOperation },
+}
+
+/// The state of the thread.
+#[derive(Debug)]
+pub(super) struct LogWriter {
+    operations: Receiver<LogOperation>,
+    made: Receiver<MadeSegment>,
+    maker: Sender<MakerOperation>,
+    reporter: Reporter,
+    maps: BTreeMap<SegmentId, SegmentMap>,
+}
+
+impl LogWriter {
+    pub(super) fn new(
+        operations: Receiver<LogOperation>,
+        made: Receiver<MadeSegment>,
+        maker: Sender<MakerOperation>,
+        reporter: Reporter,
+    ) -> LogWriter {
+        LogWriter {
+            operations,
+            made,
+            maker,
+            reporter,
+            maps: BTreeMap::new(),
+        }
+    }
+
+    /// Runs until the queue is closed; what was stored is synced before the end.
+    pub(super) fn run(mut self) {
+        while let Ok(first) = self.operations.recv() {
+            let mut token = None;
+            self.apply(first, &mut token);
+            for _ in 1..DRAIN_MAX {
+                match self.operations.try_recv() {
+                    Ok(operation) => self.apply(operation, &mut token),
+                    Err(_) => break,
+                }
+            }
+            if let Some(token) = token {
+                self.sync(Some(token));
+            }
+        }
+        self.sync(None);
+    }
+
+    fn apply(&mut self, operation: LogOperation, token: &mut Option<SyncToken>) {
+        if self.reporter.has_failed() {
+            return;
+        }
+        match operation {
+            LogOperation::Store { id, offset, data } => {
+                if !self.maps.contains_key(&id) {
+                    self.take_made();
+                }
+                let map = self.maps.get_mut(&id);
+                let map = map.expect("the log stores only into segments that are ready");
+                map.store(offset as usize, &data);
+            }
+            LogOperation::Sync(asked) => *token = Some(asked),
+            LogOperation::Release { id, then } => {
+                self.take_made();
+                if let Some(map) = self.maps.get_mut(&id)
+                    && map.is_dirty()
+                {
+                    // Its content is of no use any more, its errors still are.
+                    sync_map(id, map, &self.reporter);
+                }
+                self.maps.remove(&id);
+                // The other end lives until this thread has ended.
+                let _ = self.maker.send(then);
+            }
+        }
+    }
+
+    /// A segment is handed over before it is reported as ready.
+    fn take_made(&mut self) {
+        for made in self.made.try_iter() {
+            self.maps.insert(made.id, made.map);
+        }
+    }
+
+    fn sync(&mut self, token: Option<SyncToken>) {
+        for (id, map) in &mut self.maps {
+            if self.reporter.has_failed() {
+                return;
+            }
+            if map.is_dirty() {
+                sync_map(*id, map, &self.reporter);
+            }
+        }
+        if let Some(token) = token
+            && !self.reporter.has_failed()
+        {
+            self.reporter.report(DiskEvent::Synced(token));
+        }
+    }
+}
+
+fn sync_map(id: SegmentId, map: &mut SegmentMap, reporter: &Reporter) {
+    if let Err(error) = map.sync() {
+        reporter.fail(format!("sync of {}", file_name::segment(id)), &error);
+    }
+}

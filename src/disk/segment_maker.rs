@@ -1,0 +1,163 @@
+//! The thread that makes, recycles and removes segments, so that neither a store nor
+//! a sync ever waits for it.
+//!
+//! A new segment is written in full, so that a full disk is an error here and not a
+//! signal at a store, and in small writes: the kernel caches a large write as one
+//! large folio, and every later store into the map would dirty all of that. The
+//! folios of a segment that is recycled, left by whoever read or wrote it, are
+//! dropped first for the same reason.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use crossbeam_channel::{Receiver, Sender};
+use rustix::fs::Advice;
+
+use super::data_dir::sync_directory;
+use super::segment_map::SegmentMap;
+use super::worker::Reporter;
+use super::{DiskEvent, SegmentId, file_name, is_no_space};
+
+/// One write of zeros: a page.
+const WRITE_BYTES: usize = 4096;
+/// How much is written before it is brought to the disk, so that the log's own syncs
+/// never wait behind a long queue.
+const FLUSH_BYTES: u64 = 1 << 20;
+pub(super) const QUEUE_MAX: usize = 1024;
+
+/// What the maker is asked to do, in order.
+#[derive(Debug)]
+pub(super) enum MakerOperation {
+    Make {
+        id: SegmentId,
+        len: u64,
+        recycle: Option<SegmentId>,
+    },
+    Remove(SegmentId),
+}
+
+/// A segment on its way to the log writer.
+#[derive(Debug)]
+pub(super) struct MadeSegment {
+    pub(super) id: SegmentId,
+    pub(super) map: SegmentMap,
+}
+
+/// The state of the thread.
+#[derive(Debug)]
+pub(super) struct SegmentMaker {
+    pub(super) dir: PathBuf,
+    pub(super) operations: Receiver<MakerOperation>,
+    pub(super) made: Sender<MadeSegment>,
+    pub(super) reporter: Reporter,
+}
+
+impl SegmentMaker {
+    pub(super) fn run(self) {
+        while let Ok(operation) = self.operations.recv() {
+            if self.reporter.has_failed() {
+                continue;
+            }
+            match operation {
+                MakerOperation::Make { id, len, recycle } => self.make(id, len, recycle),
+                MakerOperation::Remove(id) => {
+                    let path = self.dir.join(file_name::segment(id));
+                    if let Err(error) = remove_if_there(&path) {
+                        self.reporter
+                            .fail(format!("remove {}", path.display()), &error);
+                    }
+                }
+            }
+        }
+    }
+
+    fn make(&self, id: SegmentId, len: u64, recycle: Option<SegmentId>) {
+        let made = match recycle {
+            Some(old) => self.recycle(id, len, old),
+            None => self.create(id, len),
+        };
+        match made {
+            Ok(map) => {
+                // Handed over before it is reported. The log writer may have ended.
+                if self.made.send(MadeSegment { id, map }).is_ok() {
+                    self.reporter.report(DiskEvent::SegmentReady(id));
+                }
+            }
+            Err(error) if is_no_space(&error) => {
+                let draft = self.dir.join(file_name::segment_draft(id));
+                match remove_if_there(&draft) {
+                    Ok(()) => self.reporter.report(DiskEvent::SegmentNoSpace(id)),
+                    Err(error) => self
+                        .reporter
+                        .fail(format!("remove {}", draft.display()), &error),
+                }
+            }
+            Err(error) => {
+                let what = format!("make segment {}", file_name::segment(id));
+                self.reporter.fail(what, &error);
+            }
+        }
+    }
+
+    fn create(&self, id: SegmentId, len: u64) -> io::Result<SegmentMap> {
+        let draft = self.dir.join(file_name::segment_draft(id));
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let file = options.open(&draft)?;
+        let zeros = [0; WRITE_BYTES];
+        let mut at = 0;
+        while at < len {
+            let count = (len - at).min(WRITE_BYTES as u64);
+            file.write_all_at(&zeros[..count as usize], at)?;
+            at += count;
+            if at.is_multiple_of(FLUSH_BYTES) {
+                file.sync_data()?;
+            }
+        }
+        file.sync_all()?;
+        fs::rename(&draft, self.dir.join(file_name::segment(id)))?;
+        sync_directory(&self.dir)?;
+        SegmentMap::new(&file, len)
+    }
+
+    fn recycle(&self, id: SegmentId, len: u64, old: SegmentId) -> io::Result<SegmentMap> {
+        let old = self.dir.join(file_name::segment(old));
+        let file = match OpenOptions::new().read(true).write(true).open(&old) {
+            Ok(file) if file.metadata()?.len() == len => file,
+            Ok(_) => {
+                remove_if_there(&old)?;
+                return self.create(id, len);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.create(id, len),
+            Err(error) => return Err(error),
+        };
+        drop_from_cache(&file)?;
+        let map = SegmentMap::new(&file, len)?;
+        if map.populate().is_err() {
+            // It has sectors that cannot be read: no place for a log.
+            drop(map);
+            remove_if_there(&old)?;
+            return self.create(id, len);
+        }
+        fs::rename(&old, self.dir.join(file_name::segment(id)))?;
+        sync_directory(&self.dir)?;
+        Ok(map)
+    }
+}
+
+/// Brings a file to the device and drops it from the page cache: what is read of it
+/// next comes from the device, and what is mapped comes in small folios.
+pub(super) fn drop_from_cache(file: &File) -> io::Result<()> {
+    file.sync_all()?;
+    rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?;
+    Ok(())
+}
+
+pub(super) fn remove_if_there(path: &std::path::Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use raftkv::pb::StatusResponse;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit};
 use tempfile::TempDir;
 
 use super::eventually;
@@ -383,6 +383,15 @@ impl Drop for TestCluster {
                 eprintln!("{}", self.tail(node));
             }
         }
+    }
+}
+
+/// Lets this process have at least so many open files, if the system allows it.
+pub fn raise_open_files(wanted: u64) {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+        setrlimit(Resource::Nofile, limit).expect("a limit below the maximum");
     }
 }
 

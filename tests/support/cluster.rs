@@ -198,6 +198,22 @@ impl TestCluster {
         }
     }
 
+    /// Ends the program behind a wrapper and lets the wrapper end by itself, so that a tracer writes
+    /// down what it still has.
+    pub fn kill_behind_wrapper(&mut self, node: usize) {
+        let process = std::mem::replace(&mut self.nodes[node], Process::Down);
+        if let Process::Running(mut child) | Process::Paused(mut child) = process {
+            for traced in children_of(pid(&child)) {
+                let _ = kill_process(traced, Signal::KILL);
+            }
+            if wait_for_exit(&mut child, SOON).is_none() {
+                kill_with_children(&mut child);
+                let _ = child.wait();
+                panic!("the wrapper of node {node} did not end");
+            }
+        }
+    }
+
     /// Ends several nodes at once: all signals are sent before any end is waited for.
     pub fn kill_all(&mut self, nodes: impl IntoIterator<Item = usize>) {
         let mut children = Vec::new();

@@ -180,7 +180,8 @@ pub struct Mix {
     pub clients: u64,
     /// How many keys they share.
     pub keys: u64,
-    /// How long a client tries before it gives an operation up.
+    /// How long a client tries before it gives an operation up. Every third has little patience, a
+    /// tenth of that, so that the history has operations of which nobody knows what became of them.
     pub limit: Duration,
     /// How long each client waits between two operations; a bound for the length of the history.
     pub think: Duration,
@@ -281,9 +282,9 @@ impl Recorder {
                 invoked_ns = nanos_since(epoch);
             }
         };
-        let ended = self
-            .client
-            .run(sequence, &request, self.mix.limit, &mut attempt);
+        let patience = if self.number % 3 == 0 { 10 } else { 1 };
+        let limit = self.mix.limit / patience;
+        let ended = self.client.run(sequence, &request, limit, &mut attempt);
         let returned_ns = nanos_since(self.epoch);
         let returned = match ended {
             Ended::Answered(answer) => {

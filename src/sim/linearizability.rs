@@ -120,7 +120,8 @@ pub struct Violation {
     /// Whose operations they are.
     pub key: Bytes,
     /// The operations of the key that began before [`Violation::until_ns`], by invocation,
-    /// as they stood then: those that had not returned are without an answer.
+    /// as they stood then: of those that had not returned, writes are without an answer, and reads are
+    /// left out.
     pub prefix: Vec<Operation>,
     /// When the history became impossible: up to any moment before it there is an order.
     pub until_ns: u64,
@@ -283,6 +284,8 @@ fn shortest_violation(key: &Bytes, operations: &[&Operation], steps_max: u64) ->
             operation.returned.take_if(|(at, _)| *at > until_ns);
             operation
         })
+        // A read without an answer says nothing.
+        .filter(|o| o.returned.is_some() || o.action != Action::Get)
         .collect();
     let culprit = prefix
         .iter()

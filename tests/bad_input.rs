@@ -1,0 +1,387 @@
+//! Bad input on both ports: a clear error or a closed connection, a bounded amount of memory, other
+//! clients served meanwhile, and never a panic.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use raftkv::limits;
+use raftkv::pb::{self, ErrorCode, OperationType};
+use support::cluster::{SOON, TestCluster};
+use support::wire::{
+    Answer, Connection, KV_SERVICE, call_frame, envelope, frame, header, new_uuid, request,
+    request_frame,
+};
+use support::workload::{Client, Ended};
+use support::{Random, count, eventually};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How much more memory a node may hold after input that it has no use for.
+const GROWTH_BYTES_MAX: u64 = 24 << 20;
+
+/// A three-node cluster whose nodes are asked, before and after each case, whether they are well.
+struct Ward {
+    cluster: TestCluster,
+    leader: usize,
+    resident_bytes: Vec<u64>,
+}
+
+impl Ward {
+    fn new() -> Ward {
+        let mut cluster = TestCluster::with_leader(3, &[]);
+        let leader = cluster.wait_for_leader(SOON);
+        let mut ward = Ward {
+            cluster,
+            leader,
+            resident_bytes: Vec::new(),
+        };
+        ward.serves_others();
+        ward.resident_bytes = ward.measure();
+        ward
+    }
+
+    fn measure(&self) -> Vec<u64> {
+        let nodes = self.cluster.ids();
+        nodes.map(|n| self.cluster.resident_bytes(n)).collect()
+    }
+
+    /// The client port of the leader, and the peer ports of it and of a follower.
+    fn ports(&self) -> [SocketAddr; 3] {
+        let follower = (self.leader + 1) % 3;
+        [
+            self.cluster.client(self.leader),
+            self.cluster.peer(self.leader),
+            self.cluster.peer(follower),
+        ]
+    }
+
+    /// Another client gets its answers.
+    fn serves_others(&self) {
+        let mut client = Client::new(self.cluster.clients());
+        let key = new_uuid();
+        let put = client.put(&key, "value", TIMEOUT);
+        assert_eq!(put, Ended::Answered(Answer::Created));
+        let got = client.get(&key, TIMEOUT);
+        assert_eq!(got, Ended::Answered(Answer::Value("value".into())));
+    }
+
+    /// All nodes run, serve, have not grown and have not panicked.
+    fn is_well(&mut self) {
+        self.cluster.assert_alive();
+        self.serves_others();
+        for (node, (now, before)) in self.measure().iter().zip(&self.resident_bytes).enumerate() {
+            let growth = now.saturating_sub(*before);
+            assert!(
+                growth <= GROWTH_BYTES_MAX,
+                "node {node} grew by {growth} bytes"
+            );
+        }
+        self.cluster.assert_no_panic();
+    }
+}
+
+fn open(port: SocketAddr) -> Connection {
+    Connection::open(port, TIMEOUT).expect("the node is there")
+}
+
+/// Sends bytes after which the node has to close the connection. Sending fails if it is that quick.
+fn is_closed_after(port: SocketAddr, bytes: &[u8]) {
+    let mut connection = open(port);
+    let _ = connection.send_raw(bytes);
+    let closed = connection.wait_closed();
+    assert!(
+        closed.is_ok(),
+        "{port} left the connection open: {closed:?}"
+    );
+}
+
+fn put_frame() -> Vec<u8> {
+    let put = request(OperationType::Update, &new_uuid(), "key", "value");
+    request_frame(1, &put)
+}
+
+#[test]
+fn bad_framing_closes_the_connection() {
+    let mut ward = Ward::new();
+    let mut random = Random(7);
+    let garbage: Vec<u8> = (0..64 << 10).map(|_| random.below(256) as u8).collect();
+    let mut wrong_checksum = put_frame();
+    wrong_checksum[12] ^= 1;
+    let mut big_endian_checksum = put_frame();
+    let sum = crc32fast::hash(&big_endian_checksum[..12]);
+    big_endian_checksum[12..16].copy_from_slice(&sum.to_be_bytes());
+    for port in ward.ports() {
+        is_closed_after(port, &garbage);
+        is_closed_after(port, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        is_closed_after(port, &wrong_checksum);
+        is_closed_after(port, &big_endian_checksum);
+        let over_the_limit = limits::FRAME_BYTES_MAX as u32 + 1;
+        for total in [0, 1, 15, over_the_limit, 0x7FFF_FFFF, 0xFFFF_FFFF] {
+            is_closed_after(port, &header(total));
+        }
+        // A good frame behind a bad one does not bring it back.
+        let mut both = header(15).to_vec();
+        both.extend(put_frame());
+        is_closed_after(port, &both);
+    }
+    ward.is_well();
+}
+
+#[test]
+fn a_length_of_four_gib_is_not_buffered() {
+    let mut ward = Ward::new();
+    let piece = vec![0; 1 << 20];
+    for port in ward.ports() {
+        let mut connection = open(port);
+        let _ = connection.send_raw(&header(0xFFFF_FFFF));
+        for _ in 0..64 {
+            if connection.send_raw(&piece).is_err() {
+                break;
+            }
+        }
+    }
+    ward.is_well();
+}
+
+/// Bodies in a good frame that say nothing useful.
+fn senseless_bodies() -> Vec<(&'static str, Vec<u8>)> {
+    let good = |payload: Vec<u8>| envelope(KV_SERVICE, "Execute", 9, payload);
+    let get = request(OperationType::Get, &new_uuid(), "key", "").encode_to_vec();
+    let mut wrong_checksum = good(get.clone());
+    wrong_checksum.payload_checksum ^= 1;
+    let mut wrong_size = good(get.clone());
+    wrong_size.payload_size += 1;
+    let mut no_such_operation = request(OperationType::Get, &new_uuid(), "key", "");
+    no_such_operation.r#type = 77;
+    vec![
+        (
+            "unknown service",
+            envelope("Nobody", "Execute", 9, get.clone()).encode_to_vec(),
+        ),
+        (
+            "unknown method",
+            envelope(KV_SERVICE, "Explode", 9, get.clone()).encode_to_vec(),
+        ),
+        (
+            "the other port's service",
+            envelope("RaftService", "RequestVote", 9, get).encode_to_vec(),
+        ),
+        ("payload checksum", wrong_checksum.encode_to_vec()),
+        ("payload size", wrong_size.encode_to_vec()),
+        (
+            "a payload that is no message",
+            good(vec![0xFF; 40]).encode_to_vec(),
+        ),
+        (
+            "no operation",
+            good(no_such_operation.encode_to_vec()).encode_to_vec(),
+        ),
+        ("no key", good(Vec::new()).encode_to_vec()),
+    ]
+}
+
+#[test]
+fn bad_content_in_a_good_frame_is_answered_and_the_connection_stays_open() {
+    let mut ward = Ward::new();
+    let port = ward.cluster.client(ward.leader);
+    for (what, body) in senseless_bodies() {
+        let mut connection = open(port);
+        connection.send_raw(&frame(&body)).expect("sent");
+        let answer = connection.receive(9);
+        let answer = answer.unwrap_or_else(|e| panic!("{what}: no answer: {e}"));
+        assert!(
+            matches!(&answer, Answer::BadRequest(reason) if !reason.is_empty()),
+            "{what}: {answer:?}"
+        );
+        let get = request(OperationType::Get, &new_uuid(), "missing", "");
+        let next = connection.execute(&get);
+        assert_eq!(next.expect("still open"), Answer::NotFound, "{what}");
+    }
+    ward.is_well();
+}
+
+#[test]
+fn a_body_without_an_envelope_is_answered_or_closes_the_connection() {
+    let mut ward = Ward::new();
+    for port in ward.ports() {
+        for body in [
+            Vec::new(),
+            vec![0xFF; 100],
+            vec![0x0A, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F],
+        ] {
+            let mut connection = open(port);
+            connection.send_raw(&frame(&body)).expect("sent");
+            connection.half_close().expect("half closed");
+            // Whatever comes, the end has to come.
+            connection.wait_closed().expect("the end");
+        }
+    }
+    ward.is_well();
+}
+
+#[test]
+fn nonsense_on_a_peer_port_does_not_disturb_the_cluster() {
+    let mut ward = Ward::new();
+    let term = |ward: &Ward| {
+        let status = eventually("a status", TIMEOUT, || ward.cluster.status(ward.leader));
+        (status.term, status.leader)
+    };
+    let before = term(&ward);
+    // A stranger with a huge term, without a Hello; a Hello of another cluster; nonsense.
+    let append = pb::AppendEntriesRequest {
+        term: i64::MAX - 1,
+        leader_id: 1,
+        ..Default::default()
+    };
+    let vote = pb::RequestVoteRequest {
+        term: i64::MAX,
+        candidate_id: -1,
+        ..Default::default()
+    };
+    let hello = pb::HelloRequest {
+        cluster_id: 1,
+        from: 1,
+        to: 0,
+        incarnation: 1,
+        version: u32::MAX,
+    };
+    let mut calls: Vec<Vec<u8>> = [
+        ("AppendEntries", append.encode_to_vec()),
+        ("RequestVote", vote.encode_to_vec()),
+        ("Hello", hello.encode_to_vec()),
+        ("Hello", Vec::new()),
+        ("InstallSnapshot", vec![0xFF; 64]),
+        ("Nothing", Vec::new()),
+    ]
+    .into_iter()
+    .map(|(method, payload)| call_frame("RaftService", method, 3, payload))
+    .collect();
+    calls.extend(senseless_bodies().into_iter().map(|(_, body)| frame(&body)));
+    for node in ward.cluster.ids() {
+        for call in &calls {
+            let mut connection = open(ward.cluster.peer(node));
+            connection.send_raw(call).expect("sent");
+            let _ = connection.half_close();
+            connection.wait_closed().expect("the end");
+        }
+    }
+    ward.is_well();
+    assert_eq!(
+        term(&ward),
+        before,
+        "a stranger changed the term or the leader"
+    );
+}
+
+#[test]
+fn a_slow_trickle_blocks_nobody_and_gets_its_answer() {
+    let mut ward = Ward::new();
+    let pause = Duration::from_millis(count("RAFTKV_TRICKLE_MS", 10));
+    let bytes = put_frame();
+    let mut connection =
+        Connection::open(ward.cluster.client(ward.leader), TIMEOUT + pause).expect("it is there");
+    for byte in &bytes {
+        let begin = Instant::now();
+        connection.send_raw(&[*byte]).expect("sent");
+        ward.serves_others();
+        std::thread::sleep(pause.saturating_sub(begin.elapsed()));
+    }
+    assert_eq!(connection.receive(1).expect("answered"), Answer::Created);
+    ward.is_well();
+}
+
+#[test]
+fn idle_connections_cost_little_and_block_nobody() {
+    let mut ward = Ward::new();
+    let wanted = count("RAFTKV_IDLE_CONNECTIONS", 1_000);
+    support::cluster::raise_open_files(wanted + 500);
+    let ports = ward.ports();
+    let mut idle: Vec<Connection> = (0..wanted)
+        .map(|number| open(ports[number as usize % 2]))
+        .collect();
+    // Half of them have begun a frame.
+    let bytes = put_frame();
+    for connection in idle.iter_mut().step_by(2) {
+        let _ = connection.send_raw(&bytes[..20]);
+    }
+    ward.is_well();
+    // The first, which is on the client port, completes it.
+    idle[0].send_raw(&bytes[20..]).expect("sent");
+    assert_eq!(idle[0].receive(1).expect("answered"), Answer::Created);
+    drop(idle);
+    ward.is_well();
+}
+
+#[test]
+fn what_is_over_the_limits_is_refused_with_a_reason() {
+    let mut ward = Ward::new();
+    let mut connection = open(ward.cluster.client(ward.leader));
+    let long_key = vec![b'k'; limits::KEY_BYTES_MAX + 1];
+    let long_value = vec![b'v'; limits::VALUE_BYTES_MAX + 1];
+    let long_uuid = "u".repeat(limits::UUID_BYTES_MAX + 1);
+    let uuid = new_uuid();
+    for (what, bad) in [
+        (
+            "long key",
+            request(OperationType::Put, &uuid, &long_key, "v"),
+        ),
+        (
+            "long key",
+            request(OperationType::Get, &uuid, &long_key, ""),
+        ),
+        (
+            "long value",
+            request(OperationType::Update, &uuid, "k", &long_value),
+        ),
+        ("empty key", request(OperationType::Put, &uuid, "", "v")),
+        ("empty key", request(OperationType::Get, &uuid, "", "")),
+        ("empty key", request(OperationType::Delete, &uuid, "", "")),
+        (
+            "long uuid",
+            request(OperationType::Put, &long_uuid, "k", "v"),
+        ),
+    ] {
+        let answer = connection.execute(&bad).expect("an answer");
+        assert!(
+            matches!(&answer, Answer::BadRequest(reason) if !reason.is_empty()),
+            "{what}: {answer:?}"
+        );
+    }
+    ward.is_well();
+}
+
+#[test]
+fn what_is_just_within_the_limits_is_stored() {
+    let mut cluster = TestCluster::with_leader(3, &[]);
+    let leader = cluster.wait_for_leader(SOON);
+    let mut connection = open(cluster.client(leader));
+    let key = vec![0xFF; limits::KEY_BYTES_MAX];
+    let value: Vec<u8> = (0..limits::VALUE_BYTES_MAX).map(|i| i as u8).collect();
+    let uuid = new_uuid();
+    let put = connection.execute(&request(OperationType::Put, &uuid, &key, &value));
+    assert_eq!(put.expect("an answer"), Answer::Created);
+    let got = connection.execute(&request(OperationType::Get, &uuid, &key, ""));
+    assert_eq!(got.expect("an answer"), Answer::Value(value.into()));
+
+    // An empty value is a value, and a second put of the key has a code of its own.
+    let empty = request(OperationType::Put, &uuid, "empty", "");
+    assert_eq!(
+        connection.execute(&empty).expect("an answer"),
+        Answer::Created
+    );
+    let got = connection.execute(&request(OperationType::Get, &uuid, "empty", ""));
+    assert_eq!(got.expect("an answer"), Answer::Value("".into()));
+    let again = connection.execute(&request(OperationType::Put, &uuid, "empty", "x"));
+    assert!(matches!(
+        again.expect("an answer"),
+        Answer::Failed(ErrorCode::KeyExists, reason) if reason.contains("exists")
+    ));
+    assert_eq!(
+        cluster.wait_for_leader(SOON),
+        leader,
+        "a large value cost the leadership"
+    );
+    cluster.assert_no_panic();
+}

@@ -32,4 +32,4 @@ pub use snapshot::SnapshotStep;
 pub use state_machine::StateMachine;
 
 /// Where the store's memory comes from.
-pub type StoreAlloc = allocator_api2::alloc::Global;
+pub type StoreAlloc = crate::mem::Pool;

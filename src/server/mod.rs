@@ -290,6 +290,7 @@ fn listen(
         let options = net::Options {
             seed: seed.wrapping_add(number as u64),
             budget: budget.clone(),
+            ..net::Options::default()
         };
         loops.push(EventLoop::new(options).map_err(system)?);
     }

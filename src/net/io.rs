@@ -17,6 +17,7 @@ use prost::Message;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use slab::Slab;
+use socket2::{SockRef, TcpKeepalive};
 
 use super::acceptor::{Acceptor, ConnectionBudget, ListenerId, Sharing};
 use super::connection::{CloseReason, Connection, ConnectionId, Origin, State};
@@ -33,6 +34,13 @@ use crate::mem::Buffer;
 const LINGER: Duration = Duration::from_secs(2);
 /// A dialled connection that lasted so long starts the back-off anew.
 const STABLE_AFTER: Duration = Duration::from_secs(1);
+/// How long a connection is silent before the first probe, how long it is from one
+/// probe to the next, and how many go unanswered before it ends.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
+/// How long a dialled connection may leave unacknowledged what we sent.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(3);
 /// Log lines a second about one kind of bad input, per loop.
 const LOG_LINES_PER_SECOND: u32 = 5;
 /// What one read from a socket takes at most, unless it goes straight into a body.
@@ -374,7 +382,7 @@ impl Io {
             key: u32::try_from(entry.key()).expect("file descriptors are fewer"),
             generation: self.last_generation,
         };
-        stream.set_nodelay(true)?;
+        configure(&stream, &origin)?;
         self.registry.register(
             &mut stream,
             token(id),
@@ -519,6 +527,26 @@ impl Io {
             }
         }
     }
+}
+
+/// Frames are whole messages: nothing is gained by waiting for more (`TCP_NODELAY`).
+///
+/// A host that vanished without a word is noticed by probes. Where we are the one who
+/// asks, also by what it does not acknowledge: TCP's own back-off would otherwise go on
+/// sleeping, for up to two minutes, after a partition has healed, when a new dial
+/// would get through at once.
+fn configure(stream: &TcpStream, origin: &Origin) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    let probes = TcpKeepalive::new()
+        .with_time(PROBE_AFTER)
+        .with_interval(PROBE_INTERVAL)
+        .with_retries(PROBES);
+    socket.set_tcp_keepalive(&probes)?;
+    if let Origin::Dialled(_) = origin {
+        socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
+    }
+    Ok(())
 }
 
 pub(super) fn token(id: ConnectionId) -> Token {

@@ -560,6 +560,31 @@ fn a_connector_tries_until_somebody_listens_and_again_when_the_connection_has_en
 }
 
 #[test]
+fn a_peer_that_vanishes_is_noticed_by_what_it_does_not_acknowledge() {
+    let listener = TcpListener::bind(any_port()).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let reactor = Reactor::start();
+    let (_stream, accepted) = reactor.connect();
+    reactor.ask(move |io, _| io.connect(addr));
+    let dialled = reactor.wait_for(|told| match told {
+        Told::Connected(_, id) => Some(id),
+        _ => None,
+    });
+    for (id, is_dialled) in [(dialled, true), (accepted, false)] {
+        let (unacknowledged, probes) = reactor.ask(move |io, _| {
+            let socket = socket2::SockRef::from(&io.get(id).unwrap().stream);
+            (
+                socket.tcp_user_timeout().unwrap(),
+                socket.keepalive().unwrap(),
+            )
+        });
+        // A client may take its answers as slowly as it likes.
+        assert_eq!(unacknowledged.is_some(), is_dialled);
+        assert!(probes);
+    }
+}
+
+#[test]
 fn more_connections_than_the_budget_allows_are_closed_and_room_is_used_again() {
     let budget = ConnectionBudget::new(2);
     let options = Options {

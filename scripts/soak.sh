@@ -17,11 +17,13 @@ export RAFTKV_AWAY_WRITES="${RAFTKV_AWAY_WRITES:-200000}"         # while a node
 export RAFTKV_TRANSFER_MIB="${RAFTKV_TRANSFER_MIB:-64}"           # of a snapshot that is interrupted
 export RAFTKV_IDLE_CONNECTIONS="${RAFTKV_IDLE_CONNECTIONS:-5000}"
 export RAFTKV_TRICKLE_MS="${RAFTKV_TRICKLE_MS:-1000}"             # between two bytes
+export RAFTKV_STARTS="${RAFTKV_STARTS:-20}"                       # of a fresh cluster
+export RAFTKV_AGEING_UPDATES="${RAFTKV_AGEING_UPDATES:-100000}"   # in each of ten parts
 export RAFTKV_TRACED_PUTS="${RAFTKV_TRACED_PUTS:-1000}"
 
 tests=("$@")
 if [ ${#tests[@]} -eq 0 ]; then
-    tests=(layers wire_format bad_input bad_use failover linearizable catch_up synced_answers)
+    tests=(layers wire_format start_order bad_input bad_use failover linearizable catch_up synced_answers ageing)
 fi
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 
@@ -60,7 +62,8 @@ echo "### $(date -u +%Y-%m-%d), commit $commit"
 echo
 echo "$(uname -sr), $(nproc) cores; ROUNDS=$RAFTKV_ROUNDS, KILL_ALL_ROUNDS=$RAFTKV_KILL_ALL_ROUNDS," \
     "SECONDS=$RAFTKV_SECONDS, AWAY_WRITES=$RAFTKV_AWAY_WRITES, TRANSFER_MIB=$RAFTKV_TRANSFER_MIB," \
-    "IDLE_CONNECTIONS=$RAFTKV_IDLE_CONNECTIONS, TRICKLE_MS=$RAFTKV_TRICKLE_MS, TRACED_PUTS=$RAFTKV_TRACED_PUTS"
+    "IDLE_CONNECTIONS=$RAFTKV_IDLE_CONNECTIONS, TRICKLE_MS=$RAFTKV_TRICKLE_MS, STARTS=$RAFTKV_STARTS," \
+    "AGEING_UPDATES=$RAFTKV_AGEING_UPDATES, TRACED_PUTS=$RAFTKV_TRACED_PUTS"
 echo
 echo "| test | outcome | tests | time | figures |"
 echo "|---|---|---|---|---|"

@@ -33,6 +33,11 @@ pub(super) struct LiveSegment {
     pub(super) end: u64,
 }
 
+/// The newest segment, if nothing was written into it but its opening.
+fn is_unused(stop: &Stop) -> bool {
+    stop.batches <= 1 && stop.reason.is_none()
+}
+
 /// What the writer needs to go on from what was recovered.
 #[derive(Debug)]
 pub(super) struct Tail {
@@ -176,6 +181,8 @@ impl Replay {
 struct Stop {
     at: Position,
     chain: u32,
+    /// How many batches of the last segment were replayed.
+    batches: u64,
     /// Set unless it is the end of the newest segment.
     reason: Option<&'static str>,
 }
@@ -315,6 +322,7 @@ impl<D: Disk> Reader<'_, D> {
         let stop = Stop {
             at: end,
             chain,
+            batches: seq.wrapping_sub(header.first_seq),
             reason,
         };
         Ok((live, stop))
@@ -405,21 +413,34 @@ pub(super) fn recover<D: Disk>(
         reader.see_mark(header.mark, at);
     }
     let places = chain(&infos, &headers)?;
-    let (live, stop) = replay_chain(&mut reader, &infos, &headers, &places)?;
+    let (mut live, stop) = replay_chain(&mut reader, &infos, &headers, &places)?;
     check_break(&mut reader, &infos, &places, live.len(), stop.as_ref())?;
     check_start(&reader.replay, live.first(), places.first(), &headers)?;
 
+    let mut next_seq = reader.next_seq.unwrap_or(1);
+    let mut continues = stop.as_ref().map(|stop| Continues {
+        from: stop.at,
+        chain: stop.chain,
+    });
+    // A node that restarts again and again shall not fill the disk: what an unused
+    // segment says is said by those before it, if they are still there. No mark may
+    // speak of it: the one that does could outlive it.
+    if stop.as_ref().is_some_and(is_unused)
+        && let Some(header) = places.last().and_then(|place| headers[*place].as_ref())
+        && (places.len() > 1 || header.continues.is_none())
+        && reader.mark.is_none_or(|(mark, _)| mark.segment < header.id)
+    {
+        live.pop();
+        (continues, next_seq) = (header.continues, header.first_seq);
+    }
     let garbage = infos
         .iter()
         .filter(|info| live.iter().all(|segment| segment.info.id != info.id));
     let tail = Tail {
         garbage: garbage.copied().collect(),
-        continues: stop.as_ref().map(|stop| Continues {
-            from: stop.at,
-            chain: stop.chain,
-        }),
+        continues,
         mark: reader.mark.map(|(mark, _)| mark),
-        next_seq: reader.next_seq.unwrap_or(1),
+        next_seq,
         last_id: infos.last().map_or(SegmentId(0), |info| info.id),
         live,
     };

@@ -319,6 +319,7 @@ proptest! {
         world.crash(&mut || 1);
         let (_, tail) = recovery::recover(&mut world.disk, &OPTIONS).expect("whole");
         let mark = tail.mark.expect("batches carry marks");
+        prop_assume!(!tail.live.is_empty());
         for _ in 0..20 {
             let segment = tail.live[rng.below(tail.live.len() as u64) as usize];
             let at = Position { segment: segment.info.id, offset: rng.below(segment.end) };
@@ -654,6 +655,25 @@ fn a_sync_in_flight_does_not_hold_up_the_next_append() {
     world.deliver(event);
     assert_eq!(world.wal.durable(), third);
     assert!(third > second);
+}
+
+#[test]
+fn restarting_again_and_again_does_not_grow_the_log() {
+    let mut world = World::new();
+    world.settle();
+    world.append_entries(3, 10);
+    world.settle();
+    let mut rng = Rng(5);
+    for _ in 0..30 {
+        world.crash(&mut || rng.next());
+        if rng.below(2) == 0 {
+            world.settle();
+        }
+    }
+    world.settle();
+    assert!(world.wal.is_open());
+    assert_eq!(world.state().entries.len(), 3);
+    assert!(world.disk.segments().expect("a list").len() <= 3);
 }
 
 #[test]

@@ -11,11 +11,14 @@
 
 use std::collections::VecDeque;
 
-use super::record::{BATCH_HEADER_BYTES, Position, Record, Salt, encode_batch};
+use super::record::{
+    BATCH_HEADER_BYTES, Position, RECORD_HEADER_BYTES, Record, Salt, encode_batch,
+};
 use super::recovery::{self, LiveSegment, Tail};
 use super::segment::{Continues, HEADER_BYTES, Owner, SegmentHeader};
 use super::{Batch, BatchSeq, Recovered, WalCounters, WalError, WalOptions, WalProgress};
 use crate::disk::{Disk, DiskEvent, SegmentId, SegmentInfo, SyncToken};
+use crate::limits;
 use crate::mem::Buffer;
 use crate::types::{Entry, EntryId, HardState, Index, Term};
 
@@ -25,6 +28,15 @@ const SEGMENT_BYTES_MIN: u64 = 4 * PAGE_BYTES;
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// What header and opening of a segment take of it, with room for one batch header.
 const OPENING_BYTES: u64 = PAGE_BYTES + 256;
+
+const _: () = assert!(
+    OPENING_BYTES + BATCH_HEADER_BYTES as u64 <= limits::SEGMENT_OVERHEAD_BYTES,
+    "a fresh segment has the room that the limits promise"
+);
+const _: () = assert!(
+    RECORD_HEADER_BYTES + 16 + 7 <= limits::ENTRY_OVERHEAD_BYTES,
+    "an entry in the log costs no more than the limits say"
+);
 
 /// The terms of the entries behind the mark: the first index of each run of equal
 /// terms. Few, since a term changes with an election.
@@ -421,6 +433,12 @@ impl Wal {
             .iter()
             .map(|segment| segment.end - PAGE_BYTES)
             .sum()
+    }
+
+    /// How many bytes the segments of the log take on the disk, used or not.
+    #[must_use]
+    pub fn bytes_on_disk(&self) -> u64 {
+        self.live.iter().map(|segment| segment.info.len).sum()
     }
 
     /// Whether there was no room for the next segment. The one before it may still

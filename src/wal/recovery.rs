@@ -153,7 +153,7 @@ impl Replay {
     }
 
     fn snapshot_mark(&mut self, id: EntryId, restart: bool) -> Result<(), &'static str> {
-        if id.index < self.mark.index || (id.index == self.mark.index && id < self.mark) {
+        if id.index < self.mark.index || (id.index == self.mark.index && id != self.mark) {
             return Err("the snapshot mark goes back");
         }
         self.mark = id;
@@ -223,7 +223,11 @@ impl<D: Disk> Reader<'_, D> {
                 HeaderPage::Valid(header) => {
                     self.check_owner(info.id, header.owner)?;
                     // One that was recycled has the header of its earlier life.
-                    let valid = header.id == info.id && header.len == info.len;
+                    let valid = header.id == info.id;
+                    if valid && header.len != info.len {
+                        let end = header.len.min(info.len);
+                        return Err(corrupt(info.id, end, "the length is not the header's"));
+                    }
                     valid.then_some(header)
                 }
             });

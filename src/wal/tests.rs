@@ -477,6 +477,8 @@ fn a_recycled_segment_never_brings_old_records_back() {
         world.settle();
         let files = world.disk.segments().expect("a list").len();
         assert!(files <= 5, "round {round}: {files} segments");
+        let report = world.recover().expect("not damaged").report;
+        assert_eq!(report.torn, None, "old records are not even a torn tail");
         // Every crash finds a state of now: `crash` checks it.
         if round % 3 == 0 {
             world.append_entries(2, 900);
@@ -655,6 +657,52 @@ fn a_sync_in_flight_does_not_hold_up_the_next_append() {
     world.deliver(event);
     assert_eq!(world.wal.durable(), third);
     assert!(third > second);
+}
+
+#[test]
+fn a_torn_write_is_cut_off_and_told() {
+    let mut world = World::new();
+    world.settle();
+    world.append_entries(2, 100);
+    world.settle();
+    let whole = world.wal.bytes_in_log();
+    let lost = entry(1, 3, 9000);
+    let batch = Batch {
+        entries: std::slice::from_ref(&lost),
+        ..Batch::default()
+    };
+    world.wal.append(&mut world.disk, batch);
+    // The first page of the batch survives, those behind it do not.
+    let mut pages = 0;
+    world.disk.crash(&mut || {
+        pages += 1;
+        u64::from(pages == 1)
+    });
+    let recovered = world.recover().expect("a crash is not damage");
+    assert_eq!(recovered.entries.len(), 2);
+    let torn = recovered.report.torn.expect("it is told");
+    assert_eq!(torn.at.offset, HEADER_BYTES as u64 + whole);
+    assert_eq!(torn.reason, "the checksum of a record is wrong");
+}
+
+#[test]
+fn a_segment_that_was_cut_short_is_refused() {
+    let mut world = World::new();
+    world.settle();
+    let id = SegmentId(1);
+    let mut bytes = vec![0; 8192];
+    let read = world.disk.recover_segment(id, 0, &mut bytes);
+    assert_eq!(read.expect("it exists"), 8192);
+    world.disk = SimDisk::new();
+    world.disk.create_segment(id, 8192, None);
+    assert_eq!(world.disk.step(), Some(DiskEvent::SegmentReady(id)));
+    world.disk.store(id, 0, bytes.into());
+    world.disk.crash(&mut || 1);
+    let error = world.recover().unwrap_err();
+    let WalError::Corrupt { offset_bytes, .. } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(offset_bytes, 8192);
 }
 
 #[test]

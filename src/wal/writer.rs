@@ -74,6 +74,7 @@ impl Terms {
 /// The log as its callers know it, written or waiting.
 #[derive(Debug, Default)]
 pub(super) struct Accepted {
+    term: Term,
     pub(super) last: Index,
     mark: EntryId,
     terms: Terms,
@@ -82,6 +83,10 @@ pub(super) struct Accepted {
 impl Accepted {
     /// Takes a batch into account; answers whether its mark restarts the log.
     fn take(&mut self, batch: &Batch<'_>) -> bool {
+        if let Some(hard_state) = batch.hard_state {
+            assert!(hard_state.term >= self.term, "the term went back");
+            self.term = hard_state.term;
+        }
         if let Some(from) = batch.truncate_from {
             assert!(from > self.mark.index, "a truncation below the snapshot");
             if from <= self.last {
@@ -91,7 +96,8 @@ impl Accepted {
         }
         let mut restart = false;
         if let Some(mark) = batch.snapshot_mark {
-            assert!(mark.index >= self.mark.index, "a snapshot mark went back");
+            let same = mark == self.mark;
+            assert!(same || mark.index > self.mark.index, "a mark went back");
             restart = self.term_at(mark.index) != Some(mark.term);
             if restart {
                 self.last = mark.index;
@@ -275,6 +281,7 @@ impl Wal {
             .continues
             .map_or(Position::ZERO, |continues| continues.from);
         let mut accepted = Accepted {
+            term: recovered.hard_state.term,
             last: recovered.snapshot_mark.index,
             mark: recovered.snapshot_mark,
             terms: Terms::default(),
@@ -322,7 +329,8 @@ impl Wal {
     /// less. An empty batch gets the number of the one before.
     ///
     /// # Panics
-    /// When the entries leave a gap, or a mark or truncation goes below the snapshot.
+    /// When the entries leave a gap, a mark or truncation goes below the snapshot, or
+    /// the term goes back.
     pub fn append<D: Disk>(&mut self, disk: &mut D, batch: Batch<'_>) -> BatchSeq {
         if batch.is_empty() {
             return self.appended;

@@ -13,14 +13,18 @@
 //! does not open.
 //!
 //! Files: `record.rs` (batches and records), `segment.rs` (headers), `writer.rs`
-//! (appending, rolling, compaction), `recovery.rs` (reading). It knows nothing of
-//! Raft's rules beyond what its records say; the node keeps them.
+//! (appending, rolling, compaction) with `accepted.rs` and `work.rs`, `recovery.rs`
+//! (reading) with `replay.rs`. The log knows nothing of Raft's rules beyond what its
+//! records say; the node keeps them.
 
+mod accepted;
 mod record;
 mod recovery;
+mod replay;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod work;
 mod writer;
 
 use std::io;

@@ -11,16 +11,18 @@
 
 use std::collections::VecDeque;
 
+use super::accepted::Accepted;
 use super::record::{
     BATCH_HEADER_BYTES, Position, RECORD_HEADER_BYTES, Record, Salt, encode_batch,
 };
 use super::recovery::{self, LiveSegment, Tail};
 use super::segment::{Continues, HEADER_BYTES, Owner, SegmentHeader};
+use super::work::{Queued, Work};
 use super::{Batch, BatchSeq, Recovered, WalCounters, WalError, WalOptions, WalProgress};
 use crate::disk::{Disk, DiskEvent, SegmentId, SegmentInfo, SyncToken};
 use crate::limits;
 use crate::mem::Buffer;
-use crate::types::{Entry, EntryId, HardState, Index, Term};
+use crate::types::{EntryId, HardState, Index};
 
 const PAGE_BYTES: u64 = HEADER_BYTES as u64;
 /// The smallest segment: a header and some batches.
@@ -37,154 +39,6 @@ const _: () = assert!(
     RECORD_HEADER_BYTES + 16 + 7 <= limits::ENTRY_OVERHEAD_BYTES,
     "an entry in the log costs no more than the limits say"
 );
-
-/// The terms of the entries behind the mark: the first index of each run of equal
-/// terms. Few, since a term changes with an election.
-#[derive(Debug, Default)]
-struct Terms {
-    runs: VecDeque<(Index, Term)>,
-}
-
-impl Terms {
-    fn push(&mut self, id: EntryId) {
-        if self.runs.back().is_none_or(|(_, term)| *term != id.term) {
-            self.runs.push_back((id.index, id.term));
-        }
-    }
-
-    /// Only for indexes that the log holds.
-    fn at(&self, index: Index) -> Option<Term> {
-        let behind = self.runs.partition_point(|(first, _)| *first <= index);
-        Some(self.runs.get(behind.checked_sub(1)?)?.1)
-    }
-
-    fn truncate(&mut self, from: Index) {
-        while self.runs.back().is_some_and(|(first, _)| *first >= from) {
-            self.runs.pop_back();
-        }
-    }
-
-    fn drop_through(&mut self, index: Index) {
-        while self.runs.get(1).is_some_and(|(first, _)| *first <= index) {
-            self.runs.pop_front();
-        }
-    }
-}
-
-/// The log as its callers know it, written or waiting.
-#[derive(Debug, Default)]
-pub(super) struct Accepted {
-    term: Term,
-    pub(super) last: Index,
-    mark: EntryId,
-    terms: Terms,
-}
-
-impl Accepted {
-    /// Takes a batch into account; answers whether its mark restarts the log.
-    fn take(&mut self, batch: &Batch<'_>) -> bool {
-        if let Some(hard_state) = batch.hard_state {
-            assert!(hard_state.term >= self.term, "the term went back");
-            self.term = hard_state.term;
-        }
-        if let Some(from) = batch.truncate_from {
-            assert!(from > self.mark.index, "a truncation below the snapshot");
-            if from <= self.last {
-                self.last = from.prev();
-                self.terms.truncate(from);
-            }
-        }
-        let mut restart = false;
-        if let Some(mark) = batch.snapshot_mark {
-            let same = mark == self.mark;
-            assert!(same || mark.index > self.mark.index, "a mark went back");
-            restart = self.term_at(mark.index) != Some(mark.term);
-            if restart {
-                self.last = mark.index;
-                self.terms.runs.clear();
-            } else {
-                self.terms.drop_through(mark.index);
-            }
-            self.mark = mark;
-        }
-        for entry in batch.entries {
-            let expected = self.last.next();
-            assert_eq!(
-                entry.id.index, expected,
-                "an entry does not follow the last"
-            );
-            self.last = expected;
-            self.terms.push(entry.id);
-        }
-        restart
-    }
-
-    fn term_at(&self, index: Index) -> Option<Term> {
-        if index == self.mark.index {
-            return Some(self.mark.term);
-        }
-        (index <= self.last).then(|| self.terms.at(index)).flatten()
-    }
-}
-
-/// What is still to be written of a batch.
-struct Work<'a> {
-    hard_state: Option<HardState>,
-    truncate_from: Option<Index>,
-    mark: Option<(EntryId, bool)>,
-    entries: &'a [Entry],
-}
-
-impl<'a> Work<'a> {
-    fn first(&self) -> Option<Record<'a>> {
-        if let Some(hard_state) = self.hard_state {
-            return Some(Record::HardState(hard_state));
-        }
-        if let Some(from) = self.truncate_from {
-            return Some(Record::Truncate(from));
-        }
-        if let Some((id, restart)) = self.mark {
-            return Some(Record::SnapshotMark { id, restart });
-        }
-        self.entries.first().map(Record::entry)
-    }
-
-    fn drop_first(&mut self) {
-        if self.hard_state.take().is_none()
-            && self.truncate_from.take().is_none()
-            && self.mark.take().is_none()
-        {
-            self.entries = &self.entries[1..];
-        }
-    }
-
-    /// Takes the records that fit into `room` bytes.
-    fn take(&mut self, room: u64) -> Vec<Record<'a>> {
-        let mut room = usize::try_from(room).unwrap_or(usize::MAX);
-        room = room.saturating_sub(BATCH_HEADER_BYTES);
-        let mut records = Vec::with_capacity(3 + self.entries.len());
-        while let Some(record) = self.first() {
-            let len = record.encoded_len();
-            if len > room {
-                break;
-            }
-            room -= len;
-            records.push(record);
-            self.drop_first();
-        }
-        records
-    }
-}
-
-/// A batch that waits for a segment.
-#[derive(Debug)]
-struct Queued {
-    seq: BatchSeq,
-    hard_state: Option<HardState>,
-    truncate_from: Option<Index>,
-    mark: Option<(EntryId, bool)>,
-    entries: VecDeque<Entry>,
-}
 
 /// The segment that is being written.
 #[derive(Debug)]
@@ -280,12 +134,7 @@ impl Wal {
         let position = tail
             .continues
             .map_or(Position::ZERO, |continues| continues.from);
-        let mut accepted = Accepted {
-            term: recovered.hard_state.term,
-            last: recovered.snapshot_mark.index,
-            mark: recovered.snapshot_mark,
-            terms: Terms::default(),
-        };
+        let mut accepted = Accepted::new(recovered.hard_state.term, recovered.snapshot_mark);
         accepted.take(&Batch {
             entries: &recovered.entries,
             ..Batch::default()

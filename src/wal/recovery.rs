@@ -15,9 +15,11 @@
 //! case the log begins in the middle, which is right if the snapshot mark covers
 //! what is missing, and is checked at the end.
 
-use super::record::{BatchError, Record, Salt, decode_batch, scan};
+use super::record::{Batch, BatchError, Record, Salt, decode_batch, scan};
 use super::replay::Replay;
-use super::segment::{Continues, FORMAT_VERSION, HEADER_BYTES, HeaderPage, Owner, SegmentHeader};
+use super::segment::{
+    Continues, HEADER_BYTES, HeaderPage, Owner, SEGMENT_BYTES_MAX, SegmentHeader,
+};
 use super::{ADVICE, Position, Recovered, RecoveryReport, TornTail, WalError, WalOptions};
 use crate::disk::{Disk, SegmentId, SegmentInfo};
 use crate::types::Index;
@@ -66,12 +68,9 @@ fn corrupt(segment: SegmentId, offset_bytes: u64, reason: &'static str) -> WalEr
     }
 }
 
-fn read<D: Disk>(
-    disk: &mut D,
-    id: SegmentId,
-    buf: &mut Vec<u8>,
-    len: usize,
-) -> Result<(), WalError> {
+/// Reads the first `len` bytes of a segment, no more than one can have.
+fn read<D: Disk>(disk: &mut D, id: SegmentId, buf: &mut Vec<u8>, len: u64) -> Result<(), WalError> {
+    let len = len.min(SEGMENT_BYTES_MAX) as usize;
     buf.clear();
     buf.resize(len, 0);
     let mut done = 0;
@@ -121,11 +120,10 @@ impl<D: Disk> Reader<'_, D> {
     fn headers(&mut self, infos: &[SegmentInfo]) -> Result<Vec<Option<SegmentHeader>>, WalError> {
         let mut headers = Vec::with_capacity(infos.len());
         for info in infos {
-            read(self.disk, info.id, &mut self.buf, HEADER_BYTES)?;
+            read(self.disk, info.id, &mut self.buf, HEADER_BYTES as u64)?;
             headers.push(match SegmentHeader::decode(&self.buf) {
                 HeaderPage::Invalid => None,
-                HeaderPage::Newer(version) => {
-                    debug_assert_ne!(version, FORMAT_VERSION);
+                HeaderPage::Newer => {
                     return Err(WalError::Unsupported {
                         segment: info.id,
                         offset_bytes: 0,
@@ -174,9 +172,8 @@ impl<D: Disk> Reader<'_, D> {
         header: &SegmentHeader,
         next: Option<Continues>,
     ) -> Result<(LiveSegment, Stop), WalError> {
-        let len = usize::try_from(info.len).unwrap_or(usize::MAX);
         let mut buf = std::mem::take(&mut self.buf);
-        read(self.disk, info.id, &mut buf, len)?;
+        read(self.disk, info.id, &mut buf, info.len)?;
         let limit = next.map_or(buf.len(), |next| next.from.offset as usize);
         let salt = Salt::new(self.owner.incarnation, info.id);
         let mut chain = salt.chain();
@@ -204,19 +201,7 @@ impl<D: Disk> Reader<'_, D> {
                     });
                 }
             };
-            let position = Position {
-                segment: info.id,
-                offset: at as u64,
-            };
-            self.see_mark(batch.header.mark, position);
-            for (offset, record) in &batch.records {
-                if let Record::Entry { id, .. } = record {
-                    max_index = max_index.max(id.index);
-                }
-                self.replay
-                    .apply(record)
-                    .map_err(|reason| corrupt(info.id, *offset, reason))?;
-            }
+            max_index = max_index.max(self.apply(info.id, at, &batch)?);
             (at, chain, seq) = (batch.end, batch.chain, seq.wrapping_add(1));
         };
         self.next_seq = Some(seq);
@@ -244,6 +229,21 @@ impl<D: Disk> Reader<'_, D> {
         Ok((live, stop))
     }
 
+    /// Takes in one batch; the answer is the highest entry in it.
+    fn apply(&mut self, segment: SegmentId, at: usize, batch: &Batch) -> Result<Index, WalError> {
+        let offset = at as u64;
+        self.see_mark(batch.header.mark, Position { segment, offset });
+        let mut max_index = Index::ZERO;
+        for (offset, record) in &batch.records {
+            if let Record::Entry { id, .. } = record {
+                max_index = max_index.max(id.index);
+            }
+            let applied = self.replay.apply(record);
+            applied.map_err(|reason| corrupt(segment, *offset, reason))?;
+        }
+        Ok(max_index)
+    }
+
     /// Looks for marks behind a break; whether there was any batch.
     fn scan(&mut self, segment: &[u8], from: usize, id: SegmentId) -> bool {
         let salt = Salt::new(self.owner.incarnation, id);
@@ -259,13 +259,13 @@ impl<D: Disk> Reader<'_, D> {
         found
     }
 
-    fn scan_segment(&mut self, info: SegmentInfo) -> Result<bool, WalError> {
+    /// Looks for marks in a segment that is not replayed.
+    fn scan_segment(&mut self, info: SegmentInfo) -> Result<(), WalError> {
         let mut buf = std::mem::take(&mut self.buf);
-        let len = usize::try_from(info.len).unwrap_or(usize::MAX);
-        read(self.disk, info.id, &mut buf, len)?;
-        let found = self.scan(&buf, HEADER_BYTES, info.id);
+        read(self.disk, info.id, &mut buf, info.len)?;
+        self.scan(&buf, HEADER_BYTES, info.id);
         self.buf = buf;
-        Ok(found)
+        Ok(())
     }
 }
 
@@ -329,37 +329,11 @@ pub(super) fn recover<D: Disk>(
         reader.see_mark(header.mark, at);
     }
     let places = chain(&infos, &headers)?;
-    let (mut live, stop) = replay_chain(&mut reader, &infos, &headers, &places)?;
+    let (live, stop) = replay_chain(&mut reader, &infos, &headers, &places)?;
     check_break(&mut reader, &infos, &places, live.len(), stop.as_ref())?;
     check_start(&reader.replay, live.first(), places.first(), &headers)?;
 
-    let mut next_seq = reader.next_seq.unwrap_or(1);
-    let mut continues = stop.as_ref().map(|stop| Continues {
-        from: stop.at,
-        chain: stop.chain,
-    });
-    // A node that restarts again and again shall not fill the disk: what an unused
-    // segment says is said by those before it, if they are still there. No mark may
-    // speak of it: the one that does could outlive it.
-    if stop.as_ref().is_some_and(is_unused)
-        && let Some(header) = places.last().and_then(|place| headers[*place].as_ref())
-        && (places.len() > 1 || header.continues.is_none())
-        && reader.mark.is_none_or(|(mark, _)| mark.segment < header.id)
-    {
-        live.pop();
-        (continues, next_seq) = (header.continues, header.first_seq);
-    }
-    let garbage = infos
-        .iter()
-        .filter(|info| live.iter().all(|segment| segment.info.id != info.id));
-    let tail = Tail {
-        garbage: garbage.copied().collect(),
-        continues,
-        mark: reader.mark.map(|(mark, _)| mark),
-        next_seq,
-        last_id: infos.last().map_or(SegmentId(0), |info| info.id),
-        live,
-    };
+    let tail = tail(&reader, &infos, &headers, &places, live, stop.as_ref());
     reader.report.torn = stop.and_then(|stop| {
         stop.reason.map(|reason| TornTail {
             at: stop.at,
@@ -373,6 +347,44 @@ pub(super) fn recover<D: Disk>(
         report: reader.report,
     };
     Ok((recovered, tail))
+}
+
+/// What the writer goes on from.
+fn tail<D>(
+    reader: &Reader<'_, D>,
+    infos: &[SegmentInfo],
+    headers: &[Option<SegmentHeader>],
+    places: &[usize],
+    mut live: Vec<LiveSegment>,
+    stop: Option<&Stop>,
+) -> Tail {
+    let mut next_seq = reader.next_seq.unwrap_or(1);
+    let mut continues = stop.map(|stop| Continues {
+        from: stop.at,
+        chain: stop.chain,
+    });
+    // A node that restarts again and again shall not fill the disk: what an unused
+    // segment says is said by those before it, if they are still there. No mark may
+    // speak of it: the one that does could outlive it.
+    if stop.is_some_and(is_unused)
+        && let Some(header) = places.last().and_then(|place| headers[*place].as_ref())
+        && (places.len() > 1 || header.continues.is_none())
+        && reader.mark.is_none_or(|(mark, _)| mark.segment < header.id)
+    {
+        live.pop();
+        (continues, next_seq) = (header.continues, header.first_seq);
+    }
+    let garbage = infos
+        .iter()
+        .filter(|info| live.iter().all(|segment| segment.info.id != info.id));
+    Tail {
+        garbage: garbage.copied().collect(),
+        continues,
+        mark: reader.mark.map(|(mark, _)| mark),
+        next_seq,
+        last_id: infos.last().map_or(SegmentId(0), |info| info.id),
+        live,
+    }
 }
 
 /// Replays the chain up to where it breaks or ends.

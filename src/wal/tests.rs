@@ -269,6 +269,8 @@ fn run(steps: &[u8], seed: u64) -> World {
                     world.wal.retry_space(&mut world.disk);
                 }
             }
+            // A killed process, or a power failure.
+            _ if rng.below(4) == 0 => world.crash(&mut || 1),
             _ => world.crash(&mut || rng.next()),
         }
     }

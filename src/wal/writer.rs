@@ -16,7 +16,7 @@ use super::record::{
     BATCH_HEADER_BYTES, Position, RECORD_HEADER_BYTES, Record, Salt, encode_batch,
 };
 use super::recovery::{self, LiveSegment, Tail};
-use super::segment::{Continues, HEADER_BYTES, Owner, SegmentHeader};
+use super::segment::{Continues, HEADER_BYTES, Owner, SEGMENT_BYTES_MAX, SegmentHeader};
 use super::work::{Queued, Work};
 use super::{Batch, BatchSeq, Recovered, WalCounters, WalError, WalOptions, WalProgress};
 use crate::disk::{Disk, DiskEvent, SegmentId, SegmentInfo, SyncToken};
@@ -27,7 +27,6 @@ use crate::types::{EntryId, HardState, Index};
 const PAGE_BYTES: u64 = HEADER_BYTES as u64;
 /// The smallest segment: a header and some batches.
 const SEGMENT_BYTES_MIN: u64 = 4 * PAGE_BYTES;
-const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// What header and opening of a segment take of it, with room for one batch header.
 const OPENING_BYTES: u64 = PAGE_BYTES + 256;
 

@@ -21,6 +21,7 @@ use rand::TryRng;
 use rustix::fs::FlockOperation;
 
 use super::file_name::{DRAFT_SUFFIX, is_stale_draft, parse_segment};
+use super::is_no_space;
 use crate::types::NodeId;
 
 const TITLE: &str = "ww-raftkv data directory";
@@ -127,7 +128,7 @@ impl OpenError {
                 OpenError::NotWritable { path, source }
             }
             ErrorKind::NotADirectory => OpenError::NotADirectory { path },
-            _ if super::is_no_space(&source) => OpenError::NoSpace { path, source },
+            _ if is_no_space(&source) => OpenError::NoSpace { path, source },
             _ => OpenError::Io { op, path, source },
         }
     }
@@ -275,14 +276,20 @@ impl DataDir {
     }
 }
 
-/// Makes the directory's entries durable.
+/// Makes the directory's entries durable. That there was no room for it is no reason
+/// to go on: a failed sync is never tried again.
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     let path = if path.as_os_str().is_empty() {
         Path::new(".")
     } else {
         path
     };
-    File::open(path)?.sync_all()
+    File::open(path)?.sync_all().map_err(|error| {
+        if is_no_space(&error) {
+            return io::Error::other(error);
+        }
+        error
+    })
 }
 
 fn lock(dir: &Path) -> Result<File, OpenError> {

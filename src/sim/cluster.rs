@@ -690,8 +690,11 @@ impl Simulation {
     /// A node dies; with the power, its disk loses what was not synced.
     fn crash(&mut self, id: u64, power: bool) {
         let place = &mut self.places[id as usize];
-        let State::Up(node) = std::mem::replace(&mut place.state, State::Gone) else {
+        if place.node().is_none() {
             return;
+        }
+        let State::Up(node) = std::mem::replace(&mut place.state, State::Gone) else {
+            unreachable!("just looked")
         };
         self.report.crashes += 1;
         self.report.installed += node.status().snapshots_installed;

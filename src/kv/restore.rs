@@ -86,6 +86,7 @@ pub struct Restore {
     configuration: Bytes,
     store: SkipList,
     sessions: Sessions,
+    store_bytes_max: u64,
     last_key: Vec<u8>,
 }
 
@@ -102,8 +103,15 @@ impl Restore {
             configuration: Bytes::new(),
             store: SkipList::new(),
             sessions: Sessions::new(limits),
+            store_bytes_max: STORE_BYTES_MAX,
             last_key: Vec::new(),
         }
+    }
+
+    /// Sets how much the restored store may hold, as
+    /// [`StateMachine::set_store_bytes_max`] does.
+    pub fn set_store_bytes_max(&mut self, store_bytes_max: u64) {
+        self.store_bytes_max = store_bytes_max;
     }
 
     /// Takes the next bytes of the file, as many as there are.
@@ -287,7 +295,7 @@ impl Restore {
         if key <= self.last_key.as_slice() {
             return Err("keys out of order");
         }
-        if self.store.charged_bytes() + charge_bytes(key, value) > STORE_BYTES_MAX {
+        if self.store.charged_bytes() + charge_bytes(key, value) > self.store_bytes_max {
             return Err("more than a store holds");
         }
         self.store.insert_new(key, value);
@@ -327,7 +335,8 @@ impl Restore {
     /// If the end is missing, or whatever [`Restore::feed`] had found.
     pub fn finish(self) -> Result<(StateMachine, Bytes), SnapshotError> {
         self.info()?;
-        let state = StateMachine::from_parts(self.store, self.sessions, self.last);
+        let mut state = StateMachine::from_parts(self.store, self.sessions, self.last);
+        state.set_store_bytes_max(self.store_bytes_max);
         Ok((state, self.configuration))
     }
 

@@ -193,16 +193,18 @@ impl Restore {
         let part = std::mem::take(&mut self.part);
         let (content, crc) = part.split_at(part.len() - CRC_BYTES);
         let crc = Reader::new(crc).u32();
+        // A fuzzer does not find checksums; what lies behind them is to be met, too.
+        let matches = |expected| cfg!(fuzzing) || crc == Some(expected);
         let stage = match self.stage {
             Stage::Blocks(_) if content[0] == KIND_FOOTER => {
                 let mut whole = self.crc.clone();
                 whole.update(content);
-                if crc != Some(whole.finalize()) {
+                if !matches(whole.finalize()) {
                     return Err(self.corrupt("checksum of the file does not match"));
                 }
                 self.check_footer(&content[1..])
             }
-            _ if crc != Some(crc32fast::hash(content)) => Err("checksum does not match"),
+            _ if !matches(crc32fast::hash(content)) => Err("checksum does not match"),
             Stage::Blocks(kind_min) => self.take_block(kind_min, content),
             _ => self.take_header(content),
         };

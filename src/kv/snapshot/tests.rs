@@ -193,6 +193,19 @@ proptest! {
     }
 
     #[test]
+    fn random_blocks_with_right_checksums_never_panic(
+        kind in 1u8..4,
+        records in 0u32..4,
+        body in prop::collection::vec(prop_oneof![Just(0u8), 1u8..9, any::<u8>()], 0..120),
+    ) {
+        let file = forged(kind, |block| {
+            block.records = records;
+            block.buffer.extend_from_slice(&body);
+        });
+        prop_assert!(verify(&file, TINY).is_err());
+    }
+
+    #[test]
     fn the_pieces_that_it_arrives_in_do_not_matter(cuts in prop::collection::vec(1usize..50, 1..20)) {
         let mut state = small_state();
         let file = snapshot(&mut state, 30);

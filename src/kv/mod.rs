@@ -36,4 +36,4 @@ pub use state_machine::StateMachine;
 
 /// Where the store's memory comes from: slabs of 1 MiB, and one block for each
 /// value of more than 1 KiB.
-pub type StoreAlloc = allocator_api2::alloc::Global;
+pub type StoreAlloc = crate::mem::Pool;

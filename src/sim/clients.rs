@@ -95,16 +95,25 @@ impl Client {
         }
         let key = Bytes::from(format!("key-{}", rng.random_range(0..plan.keys)));
         let mut value = format!("c{}-{}-", self.number, self.next_sequence).into_bytes();
-        value.resize(value.len().max(rng.random_range(0..plan.value_bytes_max)), b'.');
+        value.resize(
+            value.len().max(rng.random_range(0..plan.value_bytes_max)),
+            b'.',
+        );
         let value = Bytes::from(value);
         let (action, op) = match rng.random_range(0..10) {
             0..2 => (
                 Action::Put(value.clone()),
-                Some(WriteOp::Put { key: key.clone(), value }),
+                Some(WriteOp::Put {
+                    key: key.clone(),
+                    value,
+                }),
             ),
             2..5 => (
                 Action::Update(value.clone()),
-                Some(WriteOp::Update { key: key.clone(), value }),
+                Some(WriteOp::Update {
+                    key: key.clone(),
+                    value,
+                }),
             ),
             5 => (Action::Remove, Some(WriteOp::Remove { key: key.clone() })),
             _ => (Action::Get, None),
@@ -177,7 +186,9 @@ impl Client {
 
     /// An attempt may have been applied: sends it again if that is safe.
     fn unanswered(&mut self, now: Time, history: &mut Vec<Operation>) -> Next {
-        let Some(current) = &mut self.current else { return Next::Ignore };
+        let Some(current) = &mut self.current else {
+            return Next::Ignore;
+        };
         current.uncertain = true;
         if current.repeatable && now < current.invoked + PATIENCE {
             return Next::Again;
@@ -188,7 +199,9 @@ impl Client {
 
     /// Ends the operation without knowing what came of it.
     fn give_up(&mut self, history: &mut Vec<Operation>) {
-        let Some(current) = self.current.take() else { return };
+        let Some(current) = self.current.take() else {
+            return;
+        };
         if current.uncertain {
             history.extend(current.operation);
             // What was given up is never sent again; the session has a hole there,
@@ -209,7 +222,9 @@ impl Client {
         if attempt != self.attempt {
             return Next::Ignore;
         }
-        let Some(current) = &mut self.current else { return Next::Ignore };
+        let Some(current) = &mut self.current else {
+            return Next::Ignore;
+        };
         let seen = match answer {
             Answer::Redirect(leader) => {
                 self.target = leader.0;
@@ -231,7 +246,10 @@ impl Client {
                 Outcome::KeyExists => Seen::KeyExists,
                 Outcome::NotFound => Seen::NotFound,
                 Outcome::SessionOpened(id) => {
-                    self.session = Some(Session { id, next_sequence: 1 });
+                    self.session = Some(Session {
+                        id,
+                        next_sequence: 1,
+                    });
                     self.current = None;
                     return Next::Rest;
                 }

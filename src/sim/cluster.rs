@@ -773,9 +773,10 @@ impl Simulation {
             }
             _ => {
                 // The leader, cut off from some.
-                let leader = self.places.iter().position(|place| {
-                    place.node().is_some_and(|node| node.raft().is_leader())
-                });
+                let leader = self
+                    .places
+                    .iter()
+                    .position(|place| place.node().is_some_and(|node| node.raft().is_leader()));
                 let leader = leader.map_or(id, |leader| leader as u64);
                 for other in 0..self.plan.nodes {
                     if other != leader && self.rng.random_bool(0.6) {

@@ -39,8 +39,13 @@ impl Checker {
         self.check_committed(node);
         let stable = raft.log().stable();
         if let Some(term) = raft.log().term_at(stable) {
-            self.durable
-                .insert(raft.id(), EntryId { term, index: stable });
+            self.durable.insert(
+                raft.id(),
+                EntryId {
+                    term,
+                    index: stable,
+                },
+            );
         }
         assert!(
             node.applied() <= raft.commit_index(),

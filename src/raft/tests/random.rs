@@ -1,0 +1,157 @@
+//! Random runs: whatever the network, the disks and crashes do, the promises of the
+//! paper hold (Figure 3), and once faults end everything becomes well again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::cluster::{Cluster, Start};
+use crate::raft::ReadId;
+use crate::types::{Index, NodeId, Payload};
+
+const RUNS: u64 = 60;
+const STEPS: u64 = 2_500;
+
+#[test]
+fn random_faults_break_no_promise_and_end_in_a_cluster_that_agrees() {
+    for seed in 0..RUNS {
+        let run = std::panic::AssertUnwindSafe(|| random_run(seed));
+        if let Err(panic) = std::panic::catch_unwind(run) {
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+fn random_run(seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let nodes = rng.random_range(1..=5);
+    let mut cluster = Cluster::new(&Start {
+        first: 0,
+        nodes,
+        term: seed % 2,
+        seed,
+    });
+    cluster.autosync = rng.random_bool(0.2);
+    let harsh = rng.random_range(0.0..1.0);
+    for step in 0..STEPS {
+        fault_or_progress(&mut cluster, &mut rng, harsh, step);
+        cluster.out.clear();
+        if step % 50 == 0 {
+            cluster.check_log_matching();
+        }
+    }
+    heal(&mut cluster);
+}
+
+fn fault_or_progress(cluster: &mut Cluster, rng: &mut StdRng, harsh: f64, step: u64) {
+    let ids = cluster.ids();
+    let id = ids[rng.random_range(0..ids.len())];
+    let other = ids[rng.random_range(0..ids.len())];
+    match rng.random_range(0..100) {
+        0..50 => network(cluster, rng, harsh),
+        50..68 => {
+            cluster.now += Duration::from_millis(rng.random_range(0..40));
+            let due = |c: &Cluster, id| c.raft(id).is_some_and(|r| r.next_deadline() <= c.now);
+            let due: Vec<NodeId> = ids.into_iter().filter(|id| due(cluster, *id)).collect();
+            due.into_iter().for_each(|id| cluster.tick(id));
+        }
+        68..80 => {
+            let pending = cluster.pending(id);
+            cluster.sync(id, rng.random_range(0..=pending));
+        }
+        80..88 => {
+            let payload = Payload::Command(Bytes::from(format!("s{step}")));
+            let leader = ids.into_iter().find(|id| leads(cluster, *id)).unwrap_or(id);
+            cluster.act(leader, |raft, _| raft.propose(payload));
+        }
+        88..90 => drop(cluster.act(id, |raft, _| raft.read(ReadId(step)))),
+        90..92 => cluster.send_snapshot(id, other),
+        92..94 => {
+            let upto = cluster.raft(id).map_or(0, |raft| raft.commit_index().0);
+            let back = rng.random_range(0..3);
+            if upto > back {
+                cluster.compact(id, Index(upto - back));
+            }
+        }
+        94 => drop(cluster.act(id, |raft, _| raft.peer_unreachable(other))),
+        95 => drop(cluster.act(id, |raft, _| raft.give_up_snapshot(other))),
+        96 if rng.random_bool(harsh) => cluster.crash(id),
+        97 | 98 if cluster.raft(id).is_none() => cluster.restart(id, false),
+        99 if rng.random_bool(harsh) => {
+            if rng.random_bool(0.5) {
+                cluster.cut.insert((id, other));
+            } else {
+                cluster.cut.clear();
+            }
+        }
+        _ => {}
+    }
+}
+
+fn leads(cluster: &Cluster, id: NodeId) -> bool {
+    cluster.raft(id).is_some_and(crate::raft::Raft::is_leader)
+}
+
+fn network(cluster: &mut Cluster, rng: &mut StdRng, harsh: f64) {
+    if cluster.pool.is_empty() {
+        return;
+    }
+    let window = if rng.random_bool(harsh) { cluster.pool.len() } else { 1 };
+    let at = rng.random_range(0..window);
+    if rng.random_bool(0.1 * harsh) {
+        cluster.pool.remove(at);
+    } else {
+        if rng.random_bool(0.1 * harsh) {
+            let copy = cluster.pool[at].clone();
+            cluster.pool.push(copy);
+        }
+        cluster.deliver_at(at);
+    }
+    if cluster.pool.len() > 400 {
+        cluster.pool.drain(..200);
+    }
+}
+
+/// No more faults: a leader emerges, new entries are committed everywhere, and the
+/// answers of snapshots come in.
+fn heal(cluster: &mut Cluster) {
+    cluster.cut.clear();
+    cluster.autosync = true;
+    for id in cluster.ids() {
+        if cluster.raft(id).is_none() {
+            cluster.restart(id, false);
+        }
+        cluster.sync(id, usize::MAX);
+    }
+    for _ in 0..40 {
+        cluster.run(Duration::from_millis(250));
+        for from in cluster.ids() {
+            for to in cluster.ids() {
+                cluster.send_snapshot(from, to);
+            }
+        }
+    }
+    let leaders: Vec<NodeId> = cluster
+        .ids()
+        .into_iter()
+        .filter(|id| leads(cluster, *id))
+        .collect();
+    assert_eq!(leaders.len(), 1, "one leader after healing");
+    let payload = Payload::Command(Bytes::from_static(b"last"));
+    let id = cluster
+        .act(leaders[0], |raft, _| raft.propose(payload))
+        .expect("it is up")
+        .expect("it leads");
+    cluster.act(leaders[0], |raft, _| raft.read(ReadId(u64::MAX)));
+    cluster.run(Duration::from_millis(500));
+    for node in cluster.ids() {
+        let raft = cluster.raft(node).expect("it is up");
+        assert_eq!(raft.commit_index(), id.index, "{node} has caught up");
+    }
+    let read = format!("read r{} ready", u64::MAX);
+    assert!(cluster.out.iter().any(|line| line.contains(&read)), "reads work");
+    cluster.check_log_matching();
+}

@@ -332,10 +332,11 @@ impl Raft {
 
     /// What was sent to `peer` is probably lost: its connection broke or was made anew.
     pub fn peer_unreachable(&mut self, peer: NodeId) {
+        let (base, last) = (self.log.base().index, self.log.last().index);
         if let Some(progress) = self.progress_mut(peer)
             && progress.state != super::ProgressState::Snapshot
         {
-            progress.probe_from(Index::ZERO);
+            progress.ask_again(base, last);
         }
     }
 

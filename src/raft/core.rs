@@ -324,7 +324,12 @@ impl Raft {
             self.stable_state = state;
             self.count_own_vote(now);
         }
-        if self.log.confirm(last) {
+        // What was truncated since the last ready value is not known to the caller yet,
+        // and whatever is confirmed now was written before.
+        let write = &self.out.write;
+        let cut = write.truncate_from.map(Index::prev);
+        let cut = cut.or(write.reset_to.map(|base| base.index));
+        if self.log.confirm(cut.map_or(last, |cut| last.min(cut))) {
             self.maybe_commit();
         }
         before.check_step(self);

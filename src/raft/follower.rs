@@ -187,12 +187,18 @@ impl Raft {
         self.commit_index = last.index;
         if self.log.contains(last) {
             // What follows it in the own log may well be right, and stays (§7).
+            if self.log.written() < last.index {
+                // The entries in between are never written: no gap on the disk.
+                self.out.write.truncate_from = None;
+                self.out.write.reset_to = Some(last);
+            }
             self.log.compact(last.index);
         } else {
             self.log.reset(last);
             self.out.write.truncate_from = None;
             self.out.write.reset_to = Some(last);
         }
+        self.recount_uncommitted();
         true
     }
 }

@@ -291,6 +291,16 @@ impl Raft {
         }
     }
 
+    /// The commit index moved by other means than [`Raft::maybe_commit`]: by a snapshot
+    /// that was still being installed when this node began to lead.
+    pub(super) fn recount_uncommitted(&mut self) {
+        if let Role::Leader(leader) = &mut self.role {
+            let last = self.log.last().index;
+            let uncommitted = self.log.slice(self.commit_index.next(), last).iter();
+            leader.uncommitted_bytes = uncommitted.map(Entry::size_bytes).sum();
+        }
+    }
+
     /// Sends a piece of a snapshot, if `to` still waits for one.
     pub fn send_snapshot_chunk(&mut self, to: NodeId, chunk: SnapshotChunk) {
         if self.awaits_snapshot(to) {

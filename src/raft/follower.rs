@@ -66,7 +66,15 @@ impl Raft {
         commit: Index,
     ) {
         let known = usize::try_from(self.commit_index.0 - prev.index.0).unwrap_or(usize::MAX);
-        entries.drain(..known.min(entries.len()));
+        let last_known = entries.drain(..known.min(entries.len())).next_back();
+        if let Some(entry) = last_known
+            && entry.id.index == self.commit_index
+            && !self.log.contains(entry.id)
+        {
+            // Only the sender's word says so.
+            error!(target: "Raft", "a leader contradicts what is committed: from={} has={} term={:?}", message.from, entry.id, self.log.term_at(self.commit_index));
+            return;
+        }
         self.take_entries(message, self.commit_index, entries, commit);
     }
 

@@ -195,6 +195,10 @@ impl Raft {
         if granted {
             debug!(target: "Raft", "approve to vote: term={} candidate={}", self.hard_state.term, message.from.0);
             self.hard_state.voted_for = Some(message.from);
+            if matches!(self.role, Role::PreCandidate(_)) {
+                // Else it would go on to depose the one it has just helped.
+                self.transition(now, Transition::Follower(self.hard_state.term, None));
+            }
             self.reset_election_timer(now);
             self.promise(message, Body::VoteReply { granted });
         } else {

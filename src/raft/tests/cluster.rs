@@ -102,6 +102,19 @@ impl Seen {
     }
 }
 
+/// A snapshot of one byte, in one piece.
+pub(super) fn whole_snapshot(last: EntryId) -> SnapshotChunk {
+    SnapshotChunk {
+        snapshot: SnapshotMeta {
+            last,
+            checksum: 0,
+            total_bytes: 1,
+        },
+        offset: 0,
+        data: Bytes::from_static(b"s"),
+    }
+}
+
 /// All nodes, what is on its way between them, and what must never be contradicted.
 pub(super) struct Cluster {
     pub(super) now: Time,
@@ -207,11 +220,7 @@ impl Cluster {
     }
 
     /// Does something to a node that is up, and carries out what comes of it.
-    pub(super) fn act<T>(
-        &mut self,
-        id: NodeId,
-        f: impl FnOnce(&mut Raft, Time) -> T,
-    ) -> Option<T> {
+    pub(super) fn act<T>(&mut self, id: NodeId, f: impl FnOnce(&mut Raft, Time) -> T) -> Option<T> {
         let now = self.now;
         let result = f(self.node(id).raft.as_mut()?, now);
         self.carry_out(id);
@@ -353,7 +362,10 @@ impl Cluster {
         let cuts = batch.write.truncate_from.is_some() || batch.write.reset_to.is_some();
         if batch.write != Write::default() || !batch.entries.is_empty() {
             if manual || cuts {
-                lines.push(format!("{id} writes{}", show::write(&batch.write, &batch.entries)));
+                lines.push(format!(
+                    "{id} writes{}",
+                    show::write(&batch.write, &batch.entries)
+                ));
             }
             node.pending.push_back(batch);
         }
@@ -429,17 +441,9 @@ impl Cluster {
     /// Sends a node's snapshot to another, if it waits for one.
     pub(super) fn send_snapshot(&mut self, from: NodeId, to: NodeId) {
         let last = self.nodes[&from].disk.snapshot;
-        let snapshot = SnapshotMeta {
-            last,
-            checksum: 0,
-            total_bytes: 1,
-        };
-        let chunk = SnapshotChunk {
-            snapshot,
-            offset: 0,
-            data: Bytes::from_static(b"s"),
-        };
-        self.act(from, |raft, _| raft.send_snapshot_chunk(to, chunk));
+        self.act(from, |raft, _| {
+            raft.send_snapshot_chunk(to, whole_snapshot(last))
+        });
     }
 
     /// Makes a snapshot of what is committed up to `upto`, and forgets the log before.

@@ -2,6 +2,7 @@
 //! their section of the paper, and random runs that must keep every promise.
 
 mod cluster;
+mod paper;
 mod random;
 mod script;
 mod show;

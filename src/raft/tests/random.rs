@@ -1,6 +1,7 @@
 //! Random runs: whatever the network, the disks and crashes do, the promises of the
 //! paper hold (Figure 3), and once faults end everything becomes well again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,20 +13,36 @@ use crate::raft::ReadId;
 use crate::types::{Index, NodeId, Payload};
 
 const RUNS: u64 = 60;
-const STEPS: u64 = 2_500;
+const STEPS: u64 = 4_000;
+/// What has to happen in random runs, or they prove nothing.
+const EFFECTS: [&str; 8] = [
+    "->leader",
+    "leader->follower",
+    "truncate=",
+    "commits up to",
+    "rejected=",
+    "installs snapshot",
+    "ready at",
+    "lost",
+];
 
 #[test]
 fn random_faults_break_no_promise_and_end_in_a_cluster_that_agrees() {
+    let mut happened = BTreeMap::new();
     for seed in 0..RUNS {
-        let run = std::panic::AssertUnwindSafe(|| random_run(seed));
+        let run = std::panic::AssertUnwindSafe(|| random_run(seed, &mut happened));
         if let Err(panic) = std::panic::catch_unwind(run) {
             eprintln!("seed {seed}");
             std::panic::resume_unwind(panic);
         }
     }
+    for effect in EFFECTS {
+        let count = happened.get(effect).copied().unwrap_or_default();
+        assert!(count >= RUNS, "the runs do something: {happened:?}");
+    }
 }
 
-fn random_run(seed: u64) {
+fn random_run(seed: u64, happened: &mut BTreeMap<&'static str, u64>) {
     let mut rng = StdRng::seed_from_u64(seed);
     let nodes = rng.random_range(1..=5);
     let mut cluster = Cluster::new(&Start {
@@ -38,7 +55,11 @@ fn random_run(seed: u64) {
     let harsh = rng.random_range(0.0..1.0);
     for step in 0..STEPS {
         fault_or_progress(&mut cluster, &mut rng, harsh, step);
-        cluster.out.clear();
+        for line in cluster.out.drain(..) {
+            for effect in EFFECTS.into_iter().filter(|effect| line.contains(effect)) {
+                *happened.entry(effect).or_default() += 1;
+            }
+        }
         if step % 50 == 0 {
             cluster.check_log_matching();
         }
@@ -99,7 +120,11 @@ fn network(cluster: &mut Cluster, rng: &mut StdRng, harsh: f64) {
     if cluster.pool.is_empty() {
         return;
     }
-    let window = if rng.random_bool(harsh) { cluster.pool.len() } else { 1 };
+    let window = if rng.random_bool(harsh) {
+        cluster.pool.len()
+    } else {
+        1
+    };
     let at = rng.random_range(0..window);
     if rng.random_bool(0.1 * harsh) {
         cluster.pool.remove(at);
@@ -152,6 +177,9 @@ fn heal(cluster: &mut Cluster) {
         assert_eq!(raft.commit_index(), id.index, "{node} has caught up");
     }
     let read = format!("read r{} ready", u64::MAX);
-    assert!(cluster.out.iter().any(|line| line.contains(&read)), "reads work");
+    assert!(
+        cluster.out.iter().any(|line| line.contains(&read)),
+        "reads work"
+    );
     cluster.check_log_matching();
 }

@@ -21,7 +21,7 @@
 //! | `compact n1 5`, `snapshot n1->n2`, `give-up n1->n2` | snapshots |
 //! | `unreachable n1->n2`, `lost n1->n2` | what a node learns of a peer |
 //! | `isolate n1`, `partition n1,n2`, `heal` | links; messages on their way arrive still |
-//! | `inject n2->n1 t5 vote\|prevote\|heartbeat [last=1@1]` | a message of nobody's making |
+//! | `inject n2->n1 t5 vote\|prevote\|heartbeat\|append\|snapshot [last=1@1]` | a message of nobody's making |
 //! | `status [n1]`, `log [n1]`, `progress n1`, `pool` | looks |
 
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::cluster::{Cluster, Disk, Start};
+use super::cluster::{Cluster, Disk, Start, whole_snapshot};
 use super::show;
 use crate::raft::{Body, Message, ReadId};
 use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
@@ -92,12 +92,7 @@ fn first_difference(path: &Path, expected: &str, actual: &str) -> String {
     let at = at.unwrap_or_default();
     let line = |lines: &[&str]| lines.get(at).copied().unwrap_or("(end)").to_owned();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    format!(
-        "{name}:{}\n  - {}\n  + {}",
-        at + 1,
-        line(&old),
-        line(&new)
-    )
+    format!("{name}:{}\n  - {}\n  + {}", at + 1, line(&old), line(&new))
 }
 
 /// The arguments of a command.
@@ -230,8 +225,9 @@ fn choose(cluster: &mut Cluster, args: &Args) -> Vec<Message> {
             None => word == "first" || word == "last" || word == show::kind(&message.body),
         })
     };
-    let (mut these, mut others): (Vec<_>, Vec<_>) =
-        std::mem::take(&mut cluster.pool).into_iter().partition(chosen);
+    let (mut these, mut others): (Vec<_>, Vec<_>) = std::mem::take(&mut cluster.pool)
+        .into_iter()
+        .partition(chosen);
     if args.plain.iter().any(|word| word == "first") {
         others.extend(these.drain(1.min(these.len())..));
     } else if args.plain.iter().any(|word| word == "last") {
@@ -278,12 +274,15 @@ fn inject(cluster: &mut Cluster, args: &Args) {
         },
         "append" => Body::Append {
             prev: args.entry_id("prev"),
-            entries: vec![Entry {
-                id: last,
-                payload: Payload::Noop,
-            }],
+            entries: args
+                .named
+                .get("last")
+                .map(|_| entry(last))
+                .into_iter()
+                .collect(),
             commit: Index(args.number("commit", 0)),
         },
+        "snapshot" => Body::Snapshot(whole_snapshot(last)),
         other => panic!("cannot inject: {other}"),
     };
     let term = args.plain[1].strip_prefix('t').and_then(|t| t.parse().ok());
@@ -301,13 +300,19 @@ fn faults(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
         "restore" => restore(cluster, args),
         "autosync" => cluster.autosync = args.plain[0] == "on",
         "sync" => {
-            let count = args.plain.get(1).map_or(usize::MAX, |n| n.parse().expect("a count"));
+            let count = args
+                .plain
+                .get(1)
+                .map_or(usize::MAX, |n| n.parse().expect("a count"));
             cluster.sync(args.node(0), count);
         }
         "crash" => cluster.crash(args.node(0)),
         "restart" => cluster.restart(args.node(0), args.plain.len() > 1),
         "allow" => drop(cluster.act(args.node(0), |raft, now| raft.allow_voting(now))),
-        "compact" => cluster.compact(args.node(0), Index(args.plain[1].parse().expect("an index"))),
+        "compact" => cluster.compact(
+            args.node(0),
+            Index(args.plain[1].parse().expect("an index")),
+        ),
         "snapshot" => cluster.send_snapshot(args.link().0, args.link().1),
         "give-up" => {
             let (at, of) = args.link();
@@ -337,16 +342,18 @@ fn faults(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
     true
 }
 
+/// The command that entries of scripts carry: a letter for the term, and the index.
+fn entry(id: EntryId) -> Entry {
+    let name = format!("{}{}", (b'a' + id.term.0 as u8 - 1) as char, id.index);
+    let payload = Payload::Command(Bytes::from(name));
+    Entry { id, payload }
+}
+
 fn restore(cluster: &mut Cluster, args: &Args) {
     let log = args.named.get("log").map_or("", String::as_str);
     let entries: Vec<Entry> = log
         .split_whitespace()
-        .map(|word| {
-            let id = entry_id(word);
-            let name = format!("{}{}", (b'a' + id.term.0 as u8 - 1) as char, id.index);
-            let payload = Payload::Command(Bytes::from(name));
-            Entry { id, payload }
-        })
+        .map(|word| entry(entry_id(word)))
         .collect();
     let last = entries.last().map_or(1, |entry| entry.id.term.0);
     let disk = Disk {

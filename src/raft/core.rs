@@ -313,7 +313,8 @@ impl Raft {
     ///
     /// The caller clamps `last` to what later truncations left of that batch (an
     /// entry that was truncated and came back is not durable again by an old
-    /// confirmation).
+    /// confirmation), and likewise to the new base where the log was reset. Only a
+    /// truncation or reset that it has not been handed yet is clamped here.
     pub fn persisted(&mut self, now: Time, hard_state: Option<HardState>, last: Index) {
         let before = invariants::Mark::of(self);
         if let Some(state) = hard_state {

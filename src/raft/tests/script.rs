@@ -69,6 +69,7 @@ pub(super) fn check_folder(folder: &Path) {
     let mut count = 0;
     for file in std::fs::read_dir(folder).expect("the folder of the scripts") {
         let path = file.expect("a file").path();
+        println!("{}", path.display()); // Shown if it panics.
         let script = std::fs::read_to_string(&path).expect("a script");
         let actual = run(&script);
         count += 1;

@@ -325,7 +325,8 @@ impl Raft {
     ///
     /// The caller clamps `last` to what later truncations left of that batch (an
     /// entry that was truncated and came back is not durable again by an old
-    /// confirmation).
+    /// confirmation), and likewise to the new base where the log was reset. Only a
+    /// truncation or reset that it has not been handed yet is clamped here.
     pub fn persisted(&mut self, now: Time, hard_state: Option<HardState>, last: Index) {
         let before = invariants::Mark::of(self);
         if let Some(state) = hard_state {
@@ -336,7 +337,12 @@ impl Raft {
             self.stable_state = state;
             self.count_own_vote(now);
         }
-        if self.log.confirm(last) {
+        // What was truncated since the last ready value is not known to the caller yet,
+        // and whatever is confirmed now was written before.
+        let write = &self.out.write;
+        let cut = write.truncate_from.map(Index::prev);
+        let cut = cut.or(write.reset_to.map(|base| base.index));
+        if self.log.confirm(cut.map_or(last, |cut| last.min(cut))) {
             self.maybe_commit();
         }
         before.check_step(self);
@@ -344,10 +350,11 @@ impl Raft {
 
     /// What was sent to `peer` is probably lost: its connection broke or was made anew.
     pub fn peer_unreachable(&mut self, peer: NodeId) {
+        let (base, last) = (self.log.base().index, self.log.last().index);
         if let Some(progress) = self.progress_mut(peer)
             && progress.state != super::ProgressState::Snapshot
         {
-            progress.probe_from(Index::ZERO);
+            progress.ask_again(base, last);
         }
     }
 

@@ -99,13 +99,11 @@ impl Raft {
             warn!(target: "Raft", "no majority heard, step down: term={}", self.hard_state.term);
             return self.transition(now, Transition::Follower(self.hard_state.term, None));
         }
+        let (base, last) = (self.log.base().index, self.log.last().index);
         for progress in leader.followers.values_mut() {
-            match progress.state {
-                State::Probe { .. } => progress.state = State::Probe { sent: false },
-                State::Replicate if progress.stalled_since(now - patience_min) => {
-                    progress.probe_from(Index::ZERO);
-                }
-                State::Replicate | State::Snapshot => {}
+            let probing = matches!(progress.state, State::Probe { .. });
+            if probing || progress.stalled_since(now - patience_min) {
+                progress.ask_again(base, last);
             }
         }
         self.send_round(now);
@@ -235,7 +233,12 @@ impl Raft {
                 error!(target: "Raft", "a follower confirms what was never sent: from={from} index={match_index} last={last}");
             }
             Ok(Accepted { match_index }) => {
-                if progress.accepted(now, match_index) {
+                let waits = progress.state == State::Snapshot;
+                let news = progress.accepted(now, match_index);
+                if waits && progress.match_index < self.log.base().index {
+                    progress.await_snapshot(); // Late, and not enough to go on without.
+                }
+                if news {
                     self.maybe_commit();
                 }
             }
@@ -288,6 +291,16 @@ impl Raft {
         }
     }
 
+    /// The commit index moved by other means than [`Raft::maybe_commit`]: by a snapshot
+    /// that was still being installed when this node began to lead.
+    pub(super) fn recount_uncommitted(&mut self) {
+        if let Role::Leader(leader) = &mut self.role {
+            let last = self.log.last().index;
+            let uncommitted = self.log.slice(self.commit_index.next(), last).iter();
+            leader.uncommitted_bytes = uncommitted.map(Entry::size_bytes).sum();
+        }
+    }
+
     /// Sends a piece of a snapshot, if `to` still waits for one.
     pub fn send_snapshot_chunk(&mut self, to: NodeId, chunk: SnapshotChunk) {
         if self.awaits_snapshot(to) {
@@ -306,10 +319,11 @@ impl Raft {
     /// The snapshot for `to` can't be sent, or another would serve better: asks the
     /// follower anew where it stands.
     pub fn give_up_snapshot(&mut self, to: NodeId) {
+        let (base, last) = (self.log.base().index, self.log.last().index);
         if self.awaits_snapshot(to)
             && let Some(progress) = self.progress_mut(to)
         {
-            progress.probe_from(Index::ZERO);
+            progress.ask_again(base, last);
         }
     }
 
@@ -337,7 +351,7 @@ impl Raft {
         } else if progress.accepted(now, snapshot.last.index) {
             self.maybe_commit();
         } else {
-            progress.probe_from(Index::ZERO);
+            progress.ask_again(self.log.base().index, last);
         }
     }
 }

@@ -127,6 +127,18 @@ impl Progress {
         self.clear_window();
     }
 
+    /// What was sent is probably lost: asks again where the logs part. An open search
+    /// goes on where it was; else from what is known to match, or, where that is
+    /// compacted (`base` is the last compacted index), from the end of the log: the
+    /// follower may have more than it got to confirm, and a snapshot is dear.
+    pub fn ask_again(&mut self, base: Index, last: Index) {
+        match self.state {
+            State::Probe { .. } => self.state = State::Probe { sent: false },
+            _ if self.match_index >= base => self.probe_from(self.match_index.next()),
+            _ => self.probe_from(last.next()),
+        }
+    }
+
     /// It needs a snapshot.
     pub fn await_snapshot(&mut self) {
         self.state = State::Snapshot;

@@ -61,6 +61,7 @@ fn add(total: &mut Report, report: Report) {
     total.leaders += report.leaders;
     total.operations += report.operations;
     total.crashes += report.crashes;
+    total.lost += report.lost;
     total.installed += report.installed;
     total.steps += report.steps;
     total.time += report.time;

@@ -208,6 +208,7 @@ impl<D: Disk> Node<D> {
             return;
         }
         self.carry_out(now);
+        self.forget();
         self.apply();
         self.notice_leadership();
         self.serve_reads();

@@ -10,9 +10,12 @@
 //!    introduction only when it has.
 //! 2. A new directory is not *established*. It becomes so when, with itself, a majority
 //!    has recorded it and nobody has known the node under another incarnation.
-//! 3. If somebody has, it must first hear from a majority of the *others* (one of whom
-//!    then knows of any term in which it may have voted), be in a term at least as late
-//!    as theirs, and have all that the leader of its term has called committed since.
+//! 3. If somebody has, it must first hear from a majority of the *others*, be in a term
+//!    at least as late as theirs, and have applied an entry that its leader made after
+//!    it came back. While it waits its answers count for nothing, so that entry was
+//!    committed by a majority without it: whoever may still win an election with the
+//!    vote that it has forgotten needs a vote from one of these, and has a log that ends
+//!    before that entry, so it does not get it.
 //! 4. Being established is kept on disk, and then whatever others remember is history.
 
 use std::collections::BTreeMap;
@@ -88,8 +91,8 @@ pub(super) struct Peers {
     heard: BTreeMap<NodeId, Term>,
     /// Somebody knew us under another incarnation.
     lost: bool,
-    /// What the leader had committed when we found out, as far as it has said so.
-    target: Option<Index>,
+    /// The term of the leader, and the first entry that it made after we came back.
+    target: Option<(Term, Index)>,
 }
 
 impl Peers {
@@ -264,7 +267,9 @@ impl<D: Disk> Node<D> {
         let ready = if peers.lost {
             peers.heard.len() >= majority(members).min(others)
                 && peers.heard.values().all(|term| *term <= self.raft.term())
-                && peers.target.is_some_and(|target| target <= self.applied())
+                && peers.target.is_some_and(|(term, entry)| {
+                    term == self.raft.term() && entry <= self.applied()
+                })
         } else {
             peers.heard.len() >= majority(members) - 1
         };
@@ -279,9 +284,9 @@ impl<D: Disk> Node<D> {
         if self.peers.established {
             return;
         }
-        let committed = self.raft.leader_commit();
-        if self.peers.lost && self.peers.target.is_none() && committed > Index::ZERO {
-            self.peers.target = Some(committed);
+        let term = self.raft.term();
+        if self.peers.target.is_none_or(|(of, _)| of != term) {
+            self.peers.target = self.raft.leader_last().map(|last| (term, last.next()));
         }
         self.check_established(now);
     }

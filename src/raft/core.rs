@@ -117,8 +117,8 @@ pub struct Raft {
     pub(super) election_deadline: Time,
     pub(super) rng: StdRng,
     pub(super) may_vote: bool,
-    /// What the leader of this term last said is committed, here or not.
-    pub(super) leader_commit: Index,
+    /// Where the leader of this term last said its log ends.
+    pub(super) leader_last: Option<Index>,
     pub(super) out: Ready,
 }
 
@@ -147,7 +147,7 @@ impl Raft {
         let rng = StdRng::seed_from_u64(config.seed);
         let mut raft = Raft {
             may_vote: !config.lost_directory,
-            leader_commit: Index::ZERO,
+            leader_last: None,
             written_state: hard_state,
             stable_state: hard_state,
             hard_state,
@@ -235,13 +235,21 @@ impl Raft {
     }
 
     fn dispatch(&mut self, now: Time, message: Message) {
+        if !message.body.is_request() {
+            self.note_learner(message.from, message.learner);
+        }
         match message.body {
             Body::PreVote { last } => self.handle_pre_vote(now, &message, last),
             Body::PreVoteReply { granted } => self.handle_pre_vote_reply(now, &message, granted),
             Body::Vote { last } => self.handle_vote(now, &message, last),
             Body::VoteReply { granted } => self.handle_vote_reply(now, &message, granted),
             Body::Append { .. } => self.handle_append(now, message),
-            Body::Heartbeat { commit, round } => {
+            Body::Heartbeat {
+                commit,
+                round,
+                last,
+            } => {
+                self.leader_last = Some(last);
                 self.handle_heartbeat(now, &message, commit, round);
             }
             Body::Snapshot(_) => self.handle_snapshot(now, message),
@@ -409,6 +417,7 @@ impl Raft {
             to,
             term: self.hard_state.term,
             call: 0,
+            learner: false,
             body,
         };
         self.out.messages.push(message);
@@ -430,6 +439,7 @@ impl Raft {
             to: to.from,
             term: self.hard_state.term,
             call: to.call,
+            learner: !self.may_vote,
             body,
         }
     }
@@ -532,10 +542,10 @@ impl Raft {
         self.commit_index
     }
 
-    /// What the leader of this term last said is committed; this node may not have it.
+    /// Where the leader of this term last said its log ends.
     #[must_use]
-    pub fn leader_commit(&self) -> Index {
-        self.leader_commit
+    pub fn leader_last(&self) -> Option<Index> {
+        self.leader_last
     }
 
     /// The log.

@@ -9,7 +9,7 @@ use crate::raft::leader::Leader;
 use crate::raft::message::{Body, Message};
 use crate::raft::quorum::{Tally, Verdict};
 use crate::time::Time;
-use crate::types::{EntryId, Index, NodeId, Payload, Term};
+use crate::types::{EntryId, NodeId, Payload, Term};
 
 /// How often the first node asks for votes while nothing has ever happened.
 pub(super) const FIRST_LEADER_RETRY: Duration = Duration::from_millis(100);
@@ -57,7 +57,7 @@ impl Raft {
             // The vote is of a term; the new one has none yet.
             self.hard_state.term = term;
             self.hard_state.voted_for = None;
-            self.leader_commit = Index::ZERO;
+            self.leader_last = None;
         }
         if leader.is_some() {
             self.leader_heard = now;
@@ -91,6 +91,7 @@ impl Raft {
                 to,
                 term,
                 call: 0,
+                learner: false,
                 body: body.clone(),
             };
             self.out.messages.push(message);

@@ -39,7 +39,6 @@ impl Raft {
             unreachable!("dispatched by body")
         };
         let (prev, commit, entries) = (*prev, *commit, std::mem::take(entries));
-        self.leader_commit = commit;
         if prev.index < self.commit_index {
             return self.append_behind_commit(&message, prev, entries, commit);
         }

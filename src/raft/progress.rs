@@ -40,6 +40,9 @@ pub struct Progress {
     pub next_index: Index,
     /// How it is being served.
     pub state: State,
+    /// Whether it counts in majorities: not while it catches up after it has lost its
+    /// directory.
+    pub counts: bool,
     /// When it was last heard of, in this term.
     pub heard: Time,
     /// The newest heartbeat round it has answered.
@@ -58,6 +61,7 @@ impl Progress {
             match_index: Index::ZERO,
             next_index,
             state: State::Probe { sent: false },
+            counts: true,
             heard: now,
             round: 0,
             moved: now,

@@ -40,6 +40,8 @@ pub struct Report {
     pub operations: usize,
     /// Crashes and kills.
     pub crashes: u64,
+    /// Data directories that were lost.
+    pub lost: u64,
     /// Snapshots that were received and installed.
     pub installed: u64,
     /// Steps of the simulation.
@@ -116,6 +118,8 @@ impl Ord for Queued {
 /// One place for a node, over all its lives.
 struct Place {
     life: u64,
+    /// Names its data directory; a lost one is followed by another.
+    incarnation: u64,
     state: State,
     /// What has come for a paused node.
     held: Vec<Event>,
@@ -159,8 +163,9 @@ struct Simulation {
 /// does not converge once the faults have stopped.
 pub fn run(seed: u64) -> Report {
     let plan = Plan::draw(seed);
-    let places = (0..plan.nodes).map(|_| Place {
+    let places = (0..plan.nodes).map(|id| Place {
         life: 0,
+        incarnation: 1000 + id,
         state: State::Down(SimDisk::new()),
         held: Vec::new(),
         paused: false,
@@ -241,7 +246,8 @@ impl Simulation {
             && self.places.iter().all(|place| {
                 place.node().is_some_and(|node| {
                     let same = *applied.get_or_insert(node.applied()) == node.applied();
-                    same && node.applied() == node.raft().log().last().index
+                    same && node.raft().may_vote()
+                        && node.applied() == node.raft().log().last().index
                 })
             })
     }
@@ -674,7 +680,7 @@ impl Simulation {
             id: NodeId(id),
             members: (0..plan.nodes).map(NodeId).collect(),
             cluster_id: 42,
-            incarnation: 1000 + id,
+            incarnation: self.places[id as usize].incarnation,
             election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
             heartbeat: Duration::from_millis(50),
             seed: self.rng.next_u64(),
@@ -720,6 +726,22 @@ impl Simulation {
         }
     }
 
+    /// A node comes back with nothing. One at a time, and only while all others have
+    /// what they promised: no store survives the loss of a majority of its disks.
+    fn lose_directory(&mut self, id: u64, time: Duration) {
+        let intact = |place: &Place| place.node().is_some_and(|node| node.raft().may_vote());
+        if self.plan.nodes < 3 || !self.places.iter().all(intact) {
+            return;
+        }
+        self.crash(id, true);
+        let place = &mut self.places[id as usize];
+        place.state = State::Down(SimDisk::new());
+        place.incarnation += 1000;
+        self.report.lost += 1;
+        self.checker.forget(NodeId(id));
+        self.after(time, Event::Restart(id));
+    }
+
     fn pause(&mut self, id: u64, time: Duration) {
         if self.places[id as usize].node().is_some() {
             self.places[id as usize].paused = true;
@@ -743,7 +765,7 @@ impl Simulation {
         self.after(pause, Event::Fault);
         let id = self.rng.random_range(0..self.plan.nodes);
         let time = draw_delay(&mut self.rng, Duration::from_millis(500));
-        match self.rng.random_range(0..8) {
+        match self.rng.random_range(0..9) {
             0..3 => {
                 let power = self.rng.random_bool(0.7);
                 self.crash(id, power);
@@ -758,6 +780,7 @@ impl Simulation {
                 }
             }
             4 => self.pause(id, time),
+            8 => self.lose_directory(id, time),
             5 => {
                 self.partition();
                 self.after(time * 2, Event::Heal);

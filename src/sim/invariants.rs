@@ -155,6 +155,14 @@ impl Checker {
         self.seen.insert(id, Index::ZERO);
     }
 
+    /// A node has lost its directory, and with it all that it promised.
+    pub(super) fn forget(&mut self, id: NodeId) {
+        self.spoken.remove(&id);
+        self.durable.remove(&id);
+        self.votes.retain(|(voter, _), _| *voter != id);
+        self.seen.remove(&id);
+    }
+
     /// The state of a node is that of all others at the same applied index.
     pub(super) fn check_state(&mut self, node: &Node<SimDisk>) {
         let checksum = node.machine().checksum();

@@ -44,6 +44,7 @@ fn from(from: u64, term: u64, body: Body) -> Message {
         to: ME,
         term: Term(term),
         call: 0,
+        learner: false,
         body,
     }
 }
@@ -148,6 +149,7 @@ fn a_vote_is_granted_exactly_to_a_log_at_least_as_up_to_date_and_once_a_term() {
 fn requests_of_an_older_term_change_nothing_and_are_told_the_newer_one() {
     let first = EntryId::new(1, 1);
     let heartbeat = Body::Heartbeat {
+        last: Index(9),
         commit: Index(1),
         round: 1,
     };
@@ -176,6 +178,7 @@ fn only_promises_wait_for_the_disk() {
         from(2, 1, append(EntryId::ZERO, &[EntryId::new(1, 1)])),
     );
     let heartbeat = Body::Heartbeat {
+        last: Index(9),
         commit: Index::ZERO,
         round: 3,
     };

@@ -270,6 +270,7 @@ fn inject(cluster: &mut Cluster, args: &Args) {
         "vote" => Body::Vote { last },
         "prevote" => Body::PreVote { last },
         "heartbeat" => Body::Heartbeat {
+            last: Index::ZERO,
             commit: Index(args.number("commit", 0)),
             round: 1,
         },
@@ -292,6 +293,7 @@ fn inject(cluster: &mut Cluster, args: &Args) {
         to,
         term: Term(term.expect("a term")),
         call: 0,
+        learner: false,
         body,
     });
 }

@@ -58,7 +58,7 @@ pub(super) fn message(message: &Message) -> String {
         Body::AppendReply(Err(Rejected { rejected, hint })) => {
             format!("rejected={rejected} hint={hint}")
         }
-        Body::Heartbeat { commit, round } => format!("commit={commit} round={round}"),
+        Body::Heartbeat { commit, round, .. } => format!("commit={commit} round={round}"),
         Body::HeartbeatReply { round } => format!("round={round}"),
         Body::Snapshot(chunk) => format!("last={} offset={}", chunk.snapshot.last, chunk.offset),
         Body::SnapshotReply {

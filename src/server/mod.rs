@@ -165,7 +165,7 @@ impl Server {
         let (to_peers, mail) = mailbox::channel(PEER_MAIL_MAX, peer_doorbell);
         let dial = cluster.members().iter().map(|m| (m.id, m.peer)).collect();
         let peers = Peers::new(
-            id,
+            (id, cluster.cluster_id()),
             listening.peer_listener,
             dial,
             connected.clone(),

@@ -13,9 +13,11 @@
 //! does not open.
 //!
 //! Files: `record.rs` (batches and records), `segment.rs` (headers), `writer.rs`
-//! (appending, rolling, compaction), `recovery.rs` (reading). It knows nothing of
+//! (appending, rolling, compaction), `pending.rs` (what is accepted, what is left to
+//! write), `recovery.rs` (reading). It knows nothing of
 //! Raft's rules beyond what its records say; the node keeps them.
 
+mod pending;
 mod record;
 mod recovery;
 mod segment;

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use raftkv::logging::{self, LogOptions};
 use rustix::process::Signal;
 use support::cluster::{RAFT_EXAMPLE, SOON, TestCluster, alone, wait_for_exit};
 use support::wire::Answer;
@@ -85,18 +86,11 @@ fn unknown_options_and_bad_values_are_refused() {
         vec!["0", "--reactors", "many"],
         vec!["0", "--log-level", "loud"],
         vec!["0", "--snapshot-log-bytes", "-3"],
+        vec!["0", "--log-rotate", "size=1M"],
+        vec!["0", "--heartbeat-ms", "0"],
     ] {
-        let output = run(raft_example(directory.path(), &arguments));
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.code().is_some_and(|c| c != 0),
-            "{arguments:?}"
-        );
-        assert!(
-            !stderr.trim().is_empty(),
-            "{arguments:?} is refused silently"
-        );
-        assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
+        let line = refused(raft_example(directory.path(), &arguments));
+        assert!(!line.is_empty(), "{arguments:?} is refused silently");
     }
 }
 
@@ -429,4 +423,40 @@ fn nothing_is_written_outside_of_the_data_directory() {
     });
     child.kill().expect("our own child");
     child.wait().expect("our own child");
+}
+
+/// Set in the process that is to panic.
+const PANIC: &str = "RAFTKV_TEST_PANIC";
+
+#[test]
+fn a_panic_in_any_thread_ends_the_process_with_the_log_written() {
+    if std::env::var_os(PANIC).is_some() {
+        let _log = logging::start(LogOptions::default()).expect("the first log");
+        logging::abort_on_panic();
+        log::info!(target: "Raft", "a line before");
+        let raft = std::thread::Builder::new().name("raft".to_owned());
+        let raft = raft.spawn(|| panic!("its state is broken"));
+        let _ = raft.expect("a thread").join();
+        // The others know nothing of it.
+        loop {
+            std::thread::park();
+        }
+    }
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    let test = "a_panic_in_any_thread_ends_the_process_with_the_log_written";
+    command.args(["--exact", test, "--nocapture"]);
+    command.env(PANIC, "1").env("RUST_BACKTRACE", "0");
+    let output = run(command);
+    assert!(!output.status.success());
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(stdout.contains("[info] a line before"), "{stdout}");
+    let logged = stderr.lines().filter(|l| l.contains("stop: thread=raft"));
+    let logged: Vec<&str> = logged.collect();
+    assert!(
+        logged.len() == 1 && logged[0].contains("its state is broken"),
+        "{stderr}"
+    );
 }

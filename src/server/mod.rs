@@ -113,6 +113,17 @@ impl StopHandle {
     }
 }
 
+/// Stops the server when dropped: a node that lacks a reactor is of no use, and its
+/// peers and clients should not wait for it.
+struct EndsServer(Sender<Control>);
+
+impl Drop for EndsServer {
+    fn drop(&mut self) {
+        // Gone is the raft thread when the reactor ends as it should.
+        let _ = self.0.try_send(Control::Stop);
+    }
+}
+
 /// The event loops and where they listen, before their threads run.
 struct Listening {
     loops: Vec<EventLoop>,
@@ -194,9 +205,13 @@ impl Server {
                 kinds: HashMap::new(),
                 stop: stop_mail,
             };
+            let end = EndsServer(control.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("reactor-{number}"))
-                .spawn(move || event_loop.run(&mut reactor))
+                .spawn(move || {
+                    let _end = end;
+                    event_loop.run(&mut reactor)
+                })
                 .map_err(system("start a reactor"))?;
             reactors.push(thread);
         }

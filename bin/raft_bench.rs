@@ -340,7 +340,7 @@ impl Load {
     }
 
     fn take_answer(&mut self, connection: ConnectionId, body: Bytes) -> Result<(), String> {
-        let reply = protocol::decode_reply(body)?;
+        let reply = protocol::decode_reply(body).map_err(|e| e.to_string())?;
         let lane = self
             .lanes
             .get_mut(&connection)

@@ -216,7 +216,7 @@ impl DataDir {
             }
             Err(error) => return Err(OpenError::new("open", &path, error)),
         }
-        let lock = lock(&path)?;
+        let mut lock = lock(&path)?;
         let (meta, is_new) = match read_meta(&path)? {
             Some(meta) => (meta, false),
             None => (create_meta(&path, node, cluster_id)?, true),
@@ -235,6 +235,7 @@ impl DataDir {
                 expected: cluster_id,
             });
         }
+        sign(&mut lock, &path)?;
         remove_drafts(&path).map_err(|error| OpenError::new("clean up", &path, error))?;
         Ok(DataDir {
             path,
@@ -313,11 +314,16 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         }
         Err(error) => return Err(OpenError::new("lock", &path, error.into())),
     }
-    // Only for the message above: the lock is the kernel's, not the content.
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(|error| OpenError::new("write", &path, error))?;
     Ok(file)
+}
+
+/// Writes into the lock who holds it. Only for the message to others: the lock is the
+/// kernel's, not the content. Not before the directory is known to be ours: a foreign
+/// one is left as it is.
+fn sign(lock: &mut File, dir: &Path) -> Result<(), OpenError> {
+    lock.set_len(0)
+        .and_then(|()| writeln!(lock, "{}", std::process::id()))
+        .map_err(|error| OpenError::new("write", &dir.join("lock"), error))
 }
 
 fn read_meta(dir: &Path) -> Result<Option<Meta>, OpenError> {

@@ -115,6 +115,17 @@ impl StopHandle {
     }
 }
 
+/// Stops the server when dropped: a node that lacks a reactor is of no use, and its
+/// peers and clients should not wait for it.
+struct EndsServer(Sender<Control>);
+
+impl Drop for EndsServer {
+    fn drop(&mut self) {
+        // Gone is the raft thread when the reactor ends as it should.
+        let _ = self.0.try_send(Control::Stop);
+    }
+}
+
 /// The event loops and where they listen, before their threads run.
 struct Listening {
     loops: Vec<EventLoop>,
@@ -139,9 +150,8 @@ impl Server {
         let listening = listen(member.peer, member.client, reactors, seed)?;
         let (lanes, inbox, doorbell) = inbox(reactors);
         let clock = Clock::start();
-        let node = recover(&options, seed, clock, lanes.disk)?;
-        let (reactors, stop_reactors, outbox) =
-            start_reactors(&options, listening, lanes.peers, &lanes.clients)?;
+        let node = recover(&options, seed, clock, lanes.disk.clone())?;
+        let (reactors, stop_reactors, outbox) = start_reactors(&options, listening, &lanes)?;
         debug!(target: "RaftRpc", "rpc server start at: {}", member.peer);
         debug!(target: "RaftRpc", "kv server start at: {}", member.client);
         let raft_thread = RaftThread {
@@ -256,8 +266,7 @@ type Reactors = (Vec<JoinHandle<io::Result<()>>>, Vec<Sender<()>>, Outbox);
 fn start_reactors(
     options: &ServerOptions,
     listening: Listening,
-    to_raft_peer: Sender<FromPeer>,
-    to_raft_client: &Sender<FromClient>,
+    lanes: &Lanes,
 ) -> Result<Reactors, StartError> {
     let members = options.cluster.members();
     let connected = Arc::new(Connected::new(members.iter().map(|m| m.id.0).collect()));
@@ -269,7 +278,7 @@ fn start_reactors(
         listening.peer_listener,
         members.iter().map(|m| (m.id, m.peer)).collect(),
         connected.clone(),
-        to_raft_peer,
+        lanes.peers.clone(),
         mail,
     ));
     let (mut clients, mut stops, mut threads) = (vec![], vec![], vec![]);
@@ -284,16 +293,20 @@ fn start_reactors(
                 number as u32,
                 addresses.clone(),
                 connected.clone(),
-                to_raft_client.clone(),
+                lanes.clients.clone(),
                 answers,
             ),
             peers: peers.take(),
             kinds: HashMap::new(),
             stop: stop_mail,
         };
+        let end = EndsServer(lanes.control.clone());
         let thread = std::thread::Builder::new()
             .name(format!("reactor-{number}"))
-            .spawn(move || event_loop.run(&mut reactor))
+            .spawn(move || {
+                let _end = end;
+                event_loop.run(&mut reactor)
+            })
             .map_err(system("start a reactor"))?;
         threads.push(thread);
     }

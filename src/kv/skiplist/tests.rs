@@ -206,7 +206,7 @@ fn memory_of_removed_and_overwritten_entries_is_used_again() {
             let len = scrambled(n * 31 + round) as usize % 600;
             list.upsert(&key_of(n), &value(n as usize, len));
         }
-        for n in (0..2_000).filter(|n| scrambled(n + round) % 3 == 0) {
+        for n in (0..2_000).filter(|n| scrambled(n + round).is_multiple_of(3)) {
             list.remove(&key_of(n));
         }
         if round == 2 {

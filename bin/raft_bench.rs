@@ -58,6 +58,9 @@ struct Args {
     json: bool,
 }
 
+/// Longer latencies count as this: a minute.
+const LATENCY_NS_MAX: u64 = 60_000_000_000;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Op {
     /// Inserts or overwrites
@@ -273,7 +276,8 @@ impl Load {
             value: value.into(),
             rng,
             lanes: HashMap::new(),
-            latency_ns: Histogram::new(3).map_err(|e| e.to_string())?,
+            latency_ns: Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3)
+                .map_err(|e| e.to_string())?,
             errors: 0,
             begin: None,
             end: None,
@@ -351,15 +355,13 @@ impl Load {
             .ok_or("an answer that nobody asked for")?;
         let measured = self.first.is_some();
         match protocol::decode_answer(&operation, reply.payload)? {
-            Answer::Outcome(Outcome::Done | Outcome::Value(_) | Outcome::NotFound) => {
-                if measured {
-                    let nanos = u64::try_from(sent.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                    self.latency_ns.saturating_record(nanos);
-                }
-            }
             Answer::Redirect(to) => return Err(format!("the leader has changed: {to}")),
-            _ if measured => self.errors += 1,
-            _ => {}
+            _ if !measured => {}
+            Answer::Outcome(Outcome::Done | Outcome::Value(_) | Outcome::NotFound) => {
+                let nanos = u64::try_from(sent.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                self.latency_ns.saturating_record(nanos);
+            }
+            _ => self.errors += 1,
         }
         Ok(())
     }

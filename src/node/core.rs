@@ -214,6 +214,7 @@ impl<D: Disk> Node<D> {
         self.serve_reads();
         self.advance_snapshot();
         self.check_caught_up(now);
+        self.write_peers();
     }
 
     fn file_appended(&mut self, id: FileId, len: u64) {

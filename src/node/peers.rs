@@ -146,18 +146,6 @@ impl Peers {
         file.put_u32_le(crc);
         file.freeze()
     }
-
-    fn write(&mut self, disk: &mut impl Disk) {
-        if self.writing {
-            self.dirty = true;
-            return;
-        }
-        self.writing = true;
-        self.dirty = false;
-        disk.create_file(FileId::PeersDraft);
-        disk.append_file(FileId::PeersDraft, self.encode());
-        disk.finish_file(FileId::PeersDraft, FileId::Peers);
-    }
 }
 
 const RECORD_BYTES: usize = 8 + 8 + 1;
@@ -233,11 +221,11 @@ impl<D: Disk> Node<D> {
         reply.lost_directory = lost;
         if old != Some(new) {
             self.peers.known.insert(from, new);
-            self.peers.write(&mut self.disk);
+            self.peers.dirty = true;
         }
         // Not before it is on disk what the answer says: also not while an earlier
         // answer's record is still on its way.
-        if self.peers.writing {
+        if self.peers.writing || self.peers.dirty {
             self.peers.answers.push((caller, reply));
         } else {
             self.out.hellos.push((caller, reply));
@@ -275,7 +263,7 @@ impl<D: Disk> Node<D> {
         };
         if ready {
             self.peers.establishing = true;
-            self.peers.write(&mut self.disk);
+            self.peers.dirty = true;
         }
     }
 
@@ -291,11 +279,24 @@ impl<D: Disk> Node<D> {
         self.check_established(now);
     }
 
+    /// Writes the file of the peers if there is news for it. Not before there is a log on
+    /// disk: a directory with this file and without a log has lost it.
+    pub(super) fn write_peers(&mut self) {
+        let peers = &mut self.peers;
+        if peers.dirty && !peers.writing && self.ledger.wal.is_open() {
+            peers.dirty = false;
+            peers.writing = true;
+            let file = peers.encode();
+            self.disk.create_file(FileId::PeersDraft);
+            self.disk.append_file(FileId::PeersDraft, file);
+            self.disk.finish_file(FileId::PeersDraft, FileId::Peers);
+        }
+    }
+
     /// The file of the peers is on disk.
     pub(super) fn peers_finished(&mut self, now: Time) {
         self.peers.writing = false;
         if self.peers.dirty {
-            self.peers.write(&mut self.disk);
             return;
         }
         self.out.hellos.append(&mut self.peers.answers);

@@ -35,7 +35,7 @@ use crate::mailbox::{self, Doorbell, Sender, TrySendError};
 use crate::net::{self, ConnectionBudget, EventLoop, Sharing};
 use crate::node::{Node, NodeConfig};
 use crate::server::clients::Clients;
-use crate::server::mail::{Control, DISK_MAIL_MAX, Inbox, Outbox, PEER_MAIL_MAX};
+use crate::server::mail::{Control, DISK_MAIL_MAX, Inbox, Load, Outbox, PEER_MAIL_MAX};
 use crate::server::peers::{Connected, Peers};
 use crate::server::raft_thread::{Clock, RaftThread};
 use crate::server::reactor::Reactor;
@@ -185,6 +185,7 @@ impl Server {
         );
         let mut peers = Some(peers);
         let (mut to_clients, mut stop_reactors, mut reactors) = (vec![], vec![], vec![]);
+        let (mut requests, answer_load) = (vec![], Arc::new(Load::default()));
         for (number, mut event_loop) in listening.loops.drain(..).enumerate() {
             let bell = event_loop.doorbell();
             let (to_client, answers) =
@@ -192,12 +193,14 @@ impl Server {
             let (stop, stop_mail) = mailbox::channel(1, bell);
             to_clients.push(to_client);
             stop_reactors.push(stop);
+            let request_load = Arc::new(Load::default());
+            requests.push(request_load.clone());
             let clients = Clients::new(
                 number as u32,
                 addresses.clone(),
                 connected.clone(),
-                to_raft_client.clone(),
-                answers,
+                (to_raft_client.clone(), request_load),
+                (answers, answer_load.clone()),
             );
             let mut reactor = Reactor {
                 clients,
@@ -223,9 +226,11 @@ impl Server {
             disk: disk_mail,
             peers: peer_mail,
             clients: client_mail,
+            requests,
         };
         let outbox = Outbox {
             clients: to_clients,
+            answers: answer_load,
             peers: to_peers,
         };
         let raft_thread = RaftThread {

@@ -1,7 +1,7 @@
 //! Clients: writes that wait to be committed, reads that wait to be confirmed, and
 //! who gets which answer.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -76,6 +76,8 @@ pub(super) struct Requests {
     /// index that they wait for.
     confirmed: VecDeque<(Index, Caller, Bytes)>,
     next_read: u64,
+    /// Connections whose reads are refused.
+    refused: BTreeSet<(u32, u64)>,
     /// Bytes of values that the next flush may put out, if its driver has said so.
     read_room: Option<usize>,
 }
@@ -220,6 +222,16 @@ impl<D: Disk> Node<D> {
         self.requests.read_room = Some(bytes);
     }
 
+    /// Tells whether to refuse the reads of a connection that does not take its answers,
+    /// so that others do not wait while values are copied that nobody will get.
+    pub fn refuse_reads(&mut self, reactor: u32, connection: u64, refuse: bool) {
+        if refuse {
+            self.requests.refused.insert((reactor, connection));
+        } else {
+            self.requests.refused.remove(&(reactor, connection));
+        }
+    }
+
     /// Answers the reads whose index has been applied, as far as there is room for the
     /// values. Later is as good: what is read then is newer.
     pub(super) fn serve_reads(&mut self) {
@@ -228,9 +240,14 @@ impl<D: Disk> Node<D> {
         while self.requests.has_read_to_serve(applied) && bytes < self.requests.read_room() {
             let front = self.requests.confirmed.pop_front();
             let (_, caller, key) = front.expect("there is a read to serve");
-            let value = self.machine.get(&key);
-            bytes += value.as_ref().map_or(0, Bytes::len);
-            self.out.answers.push((caller, Answer::Value(value)));
+            let from = (caller.reactor, caller.connection);
+            let answer = if self.requests.refused.contains(&from) {
+                Answer::Busy
+            } else {
+                Answer::Value(self.machine.get(&key))
+            };
+            bytes += answer.value_bytes();
+            self.out.answers.push((caller, answer));
         }
     }
 }

@@ -49,6 +49,8 @@ pub(super) struct Clients {
     connections: HashMap<ConnectionId, Client>,
     /// Connections that are not read from because the reactor is at a limit.
     held_back: VecDeque<ConnectionId>,
+    /// What the raft thread is to be told of connections that are clogged or no longer.
+    notes: VecDeque<(ConnectionId, bool)>,
     /// Whether something was sent that the raft thread has not been rung for.
     unrung: bool,
 }
@@ -58,6 +60,12 @@ pub(super) struct Clients {
 struct Client {
     in_flight: usize,
     paused: bool,
+    /// It is among those who wait for room in the reactor.
+    held_back: bool,
+    /// The raft thread knows that it does not take its answers.
+    clogged: bool,
+    /// It is closed, and what it has asked for is still to be answered.
+    gone: bool,
     /// It will send no more, and gets what it still waits for.
     read_closed: bool,
 }
@@ -82,6 +90,7 @@ impl Clients {
             in_flight: 0,
             connections: HashMap::new(),
             held_back: VecDeque::new(),
+            notes: VecDeque::new(),
             unrung: false,
         }
     }
@@ -128,7 +137,9 @@ impl Clients {
         }
         let bytes = request.size_bytes();
         self.request_load.add(bytes);
-        match self.to_raft.try_send_quiet(FromClient { caller, request }) {
+        self.note_clogged(connection, false);
+        let mail = FromClient::Request(caller, request);
+        match self.to_raft.try_send_quiet(mail) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
                 self.request_load.sub(bytes);
@@ -159,7 +170,8 @@ impl Clients {
     }
 
     fn hold_back(&mut self, io: &mut Io, connection: ConnectionId) {
-        self.connections.entry(connection).or_default().paused = true;
+        let client = self.connections.entry(connection).or_default();
+        (client.paused, client.held_back) = (true, true);
         io.pause_reading(connection);
         self.held_back.push_back(connection);
     }
@@ -197,7 +209,34 @@ impl Clients {
         }
     }
 
-    fn send_answer(&self, io: &mut Io, to: ConnectionId, sequence: u64, answer: Answer) {
+    /// Tells the raft thread whether the connection has too much to take. Once it is read
+    /// from again, it has taken most of it.
+    fn note_clogged(&mut self, connection: ConnectionId, clogged: bool) {
+        let Some(client) = self.connections.get_mut(&connection) else {
+            return;
+        };
+        if std::mem::replace(&mut client.clogged, clogged) != clogged {
+            self.notes.push_back((connection, clogged));
+            self.send_notes();
+        }
+    }
+
+    fn send_notes(&mut self) {
+        while let Some((connection, clogged)) = self.notes.pop_front() {
+            let note = FromClient::Clogged {
+                reactor: self.reactor,
+                connection: connection_number(connection),
+                clogged,
+            };
+            if let Err(TrySendError::Full(_)) = self.to_raft.try_send_quiet(note) {
+                // In the next round, which comes: all those requests are answered.
+                return self.notes.push_front((connection, clogged));
+            }
+            self.unrung = true;
+        }
+    }
+
+    fn send_answer(&mut self, io: &mut Io, to: ConnectionId, sequence: u64, answer: Answer) {
         if let Answer::Status(status) = answer {
             let uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
             let status = proto::encode_status(&status, |id| self.connected.get(id), uptime_ms);
@@ -213,6 +252,7 @@ impl Clients {
         // Who has so much to take, and asks for more, has to take it first.
         let is_over = io.queued_bytes(to) >= limits::CONNECTION_OUTPUT_BYTES_MAX;
         if is_over && answer.value_bytes() > 0 {
+            self.note_clogged(to, true);
             return refuse_busy(io, to, sequence);
         }
         let address = |id: NodeId| self.addresses.get(&id).map(SocketAddr::to_string);
@@ -226,10 +266,17 @@ impl Clients {
             return;
         };
         client.in_flight -= 1;
+        if client.gone {
+            if client.in_flight == 0 {
+                self.forget(connection);
+            }
+            return;
+        }
         if client.in_flight == 0 && client.read_closed {
             io.close(connection);
         }
-        if client.paused && client.in_flight < limits::CONNECTION_REQUESTS_MAX / 2 {
+        let has_room = client.in_flight < limits::CONNECTION_REQUESTS_MAX / 2;
+        if client.paused && !client.held_back && has_room {
             self.resume(io, connection);
         }
     }
@@ -238,6 +285,7 @@ impl Clients {
         let Some(client) = self.connections.get_mut(&connection) else {
             return;
         };
+        client.held_back = false;
         if client.paused && client.in_flight < limits::CONNECTION_REQUESTS_MAX {
             client.paused = false;
             io.resume_reading(connection);
@@ -251,13 +299,26 @@ impl Clients {
         }
     }
 
-    pub(super) fn on_close(&mut self, connection: ConnectionId) {
-        // Its answers will come, count as answered, and go nowhere.
+    fn forget(&mut self, connection: ConnectionId) {
+        self.note_clogged(connection, false);
         self.connections.remove(&connection);
+    }
+
+    pub(super) fn on_close(&mut self, connection: ConnectionId) {
+        // Its answers will come, count as answered, and go nowhere; values are not even
+        // looked up for it.
+        match self.connections.get_mut(&connection) {
+            Some(client) if client.in_flight > 0 => {
+                client.gone = true;
+                self.note_clogged(connection, true);
+            }
+            _ => self.forget(connection),
+        }
     }
 
     /// Wakes the raft thread, once for all requests of the round.
     pub(super) fn ring(&mut self) {
+        self.send_notes();
         if std::mem::take(&mut self.unrung) {
             self.to_raft.ring();
         }

@@ -36,9 +36,15 @@ impl Load {
 }
 
 /// From a reactor to the raft thread, of a client.
-pub(super) struct FromClient {
-    pub(super) caller: Caller,
-    pub(super) request: Request,
+pub(super) enum FromClient {
+    Request(Caller, Request),
+    /// The connection has too much to take, or has taken it: see
+    /// [`Node::refuse_reads`](crate::node::Node::refuse_reads).
+    Clogged {
+        reactor: u32,
+        connection: u64,
+        clogged: bool,
+    },
 }
 
 /// From the reactor that has the peers to the raft thread.

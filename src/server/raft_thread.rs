@@ -111,11 +111,18 @@ impl<D: Disk> RaftThread<D> {
             self.take_peer(now, mail);
         }
         for _ in 0..CLIENTS_PER_BATCH {
-            let Some(FromClient { caller, request }) = self.inbox.clients.try_recv() else {
-                break;
-            };
-            self.inbox.requests[caller.reactor as usize].sub(request.size_bytes());
-            self.node.handle_client(caller, request);
+            match self.inbox.clients.try_recv() {
+                None => break,
+                Some(FromClient::Request(caller, request)) => {
+                    self.inbox.requests[caller.reactor as usize].sub(request.size_bytes());
+                    self.node.handle_client(caller, request);
+                }
+                Some(FromClient::Clogged {
+                    reactor,
+                    connection,
+                    clogged,
+                }) => self.node.refuse_reads(reactor, connection, clogged),
+            }
         }
         // Time last: a process that was paused looks at its mail before it thinks
         // itself alone.

@@ -36,7 +36,7 @@ use crate::net::{self, ConnectionBudget, EventLoop, Sharing};
 use crate::node::{Node, NodeConfig};
 use crate::server::clients::Clients;
 use crate::server::mail::{
-    Control, DISK_MAIL_MAX, FromClient, FromPeer, Inbox, Outbox, PEER_MAIL_MAX,
+    Control, DISK_MAIL_MAX, FromClient, FromPeer, Inbox, Load, Outbox, PEER_MAIL_MAX,
 };
 use crate::server::peers::{Connected, Peers};
 use crate::server::raft_thread::{Clock, RaftThread};
@@ -217,6 +217,8 @@ struct Lanes {
     disk: Sender<DiskEvent>,
     peers: Sender<FromPeer>,
     clients: Sender<FromClient>,
+    /// The requests that each reactor has with the raft thread.
+    requests: Vec<Arc<Load>>,
 }
 
 fn inbox(reactors: usize) -> (Lanes, Inbox, Arc<Doorbell>) {
@@ -226,17 +228,20 @@ fn inbox(reactors: usize) -> (Lanes, Inbox, Arc<Doorbell>) {
     let (peers, peer_mail) = mailbox::channel(PEER_MAIL_MAX, doorbell.clone());
     let room = limits::REQUESTS_IN_FLIGHT_MAX * reactors;
     let (clients, client_mail) = mailbox::channel(room, doorbell.clone());
-    let lanes = Lanes {
-        control,
-        disk,
-        peers,
-        clients,
-    };
+    let requests: Vec<Arc<Load>> = (0..reactors).map(|_| Arc::default()).collect();
     let inbox = Inbox {
         control: control_mail,
         disk: disk_mail,
         peers: peer_mail,
         clients: client_mail,
+        requests: requests.clone(),
+    };
+    let lanes = Lanes {
+        control,
+        disk,
+        peers,
+        clients,
+        requests,
     };
     (lanes, inbox, doorbell)
 }
@@ -281,6 +286,7 @@ fn start_reactors(
         lanes.peers.clone(),
         mail,
     ));
+    let load = Arc::new(Load::default());
     let (mut clients, mut stops, mut threads) = (vec![], vec![], vec![]);
     for (number, mut event_loop) in listening.loops.into_iter().enumerate() {
         let bell = event_loop.doorbell();
@@ -293,8 +299,8 @@ fn start_reactors(
                 number as u32,
                 addresses.clone(),
                 connected.clone(),
-                lanes.clients.clone(),
-                answers,
+                (lanes.clients.clone(), lanes.requests[number].clone()),
+                (answers, load.clone()),
             ),
             peers: peers.take(),
             kinds: HashMap::new(),
@@ -312,6 +318,7 @@ fn start_reactors(
     }
     let outbox = Outbox {
         clients,
+        answers: load,
         peers: to_peers,
     };
     Ok((threads, stops, outbox))

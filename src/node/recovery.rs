@@ -104,6 +104,7 @@ impl<D: Disk> Node<D> {
             kept,
             damaged,
         } = find_snapshots(&mut disk, &config, &files)?;
+        check_log_is_there(&mut disk, &files)?;
         let options = WalOptions {
             node: config.id,
             cluster_id: config.cluster_id,
@@ -119,15 +120,6 @@ impl<D: Disk> Node<D> {
             report,
         } = recovered;
         let last = machine.applied();
-        let promised = files.iter().any(|file| file.id == FileId::Peers);
-        if report.segments == 0 && (promised || newest.is_some()) {
-            let found = if promised {
-                "the file `peers` is there"
-            } else {
-                "a snapshot is there"
-            };
-            return Err(OpenError::LogMissing { found });
-        }
         if last.index < snapshot_mark.index {
             let found = damaged.unwrap_or_else(|| match last {
                 EntryId::ZERO => "there is no snapshot".to_owned(),
@@ -176,6 +168,22 @@ impl<D: Disk> Node<D> {
             peers,
         };
         Ok((Node::assemble(parts), summary))
+    }
+}
+
+/// A directory in which something was promised has a log.
+fn check_log_is_there<D: Disk>(disk: &mut D, files: &[FileInfo]) -> Result<(), OpenError> {
+    let segments = disk
+        .segments()
+        .map_err(|source| read_error("the data directory", source))?;
+    let traces = files.iter().find_map(|file| match file.id {
+        FileId::Peers => Some("the file `peers` is there"),
+        FileId::Snapshot(_) => Some("a snapshot is there"),
+        _ => None,
+    });
+    match traces {
+        Some(found) if segments.is_empty() => Err(OpenError::LogMissing { found }),
+        _ => Ok(()),
     }
 }
 

@@ -89,6 +89,9 @@ pub struct Wal {
     active: Option<Active>,
     next: Next,
     last_id: SegmentId,
+    /// What recovery found to be no part of the log. Stays until the fresh segment is
+    /// durable: a directory in which something was promised is never without a log.
+    garbage: Vec<SegmentInfo>,
     /// A segment that is no longer part of the log, and will become the next one.
     spare: Option<SegmentInfo>,
     /// Where the segment before the active one ends, until there is an active one.
@@ -122,9 +125,7 @@ impl Wal {
     ) -> Result<(Wal, Recovered), WalError> {
         let (recovered, tail) = recovery::recover(disk, &options)?;
         let mut wal = Wal::new(&options, &recovered, &tail);
-        for garbage in &tail.garbage {
-            wal.discard(disk, *garbage);
-        }
+        wal.garbage.clone_from(&tail.garbage);
         wal.request(disk, clamp(options.first_segment_bytes));
         Ok((wal, recovered))
     }
@@ -153,6 +154,7 @@ impl Wal {
             active: None,
             next: Next::None,
             last_id: tail.last_id,
+            garbage: Vec::new(),
             spare: None,
             continues: tail.continues,
             queue: VecDeque::new(),
@@ -222,7 +224,14 @@ impl Wal {
         disk.poll();
         let before = self.durable.batch;
         match event {
-            DiskEvent::Synced(token) => self.synced(disk, *token),
+            DiskEvent::Synced(token) => {
+                self.synced(disk, *token);
+                if self.is_open() {
+                    for info in std::mem::take(&mut self.garbage) {
+                        self.discard(disk, info);
+                    }
+                }
+            }
             DiskEvent::SegmentReady(id) => {
                 if let Next::Requested(info) = self.next
                     && info.id == *id

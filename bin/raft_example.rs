@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Ok(log) => log,
         Err(reason) => return fail(&reason),
     };
+    logging::abort_on_panic();
     match serve(args, log, levels_file) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => fail(&reason),

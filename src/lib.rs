@@ -8,8 +8,9 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | L4 | [`server`], [`sim`], [`client`] |
-//! | L3 | [`node`], [`proto`] |
+//! | L5 | [`server`], [`sim`], [`client`] |
+//! | L4 | [`proto`] |
+//! | L3 | [`node`] |
 //! | L2 | [`raft`], [`kv`], [`wal`], [`net`] |
 //! | L1 | [`mem`], [`disk`], [`mailbox`], [`logging`], [`config`], [`pb`] |
 //! | L0 | [`types`], [`time`], [`limits`] |

@@ -54,6 +54,15 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = 16_384;
 pub const CONNECTION_REQUESTS_MAX: usize = 1_024;
 /// Bytes that wait to be written to one connection before reading from it stops.
 pub const OUTPUT_HIGH_WATER_BYTES: usize = 4 << 20;
+/// Bytes of requests that one reactor has waiting for the raft thread; what comes then is
+/// answered as too much.
+pub const REQUEST_BYTES_MAX: usize = 64 << 20;
+/// Bytes of values on their way from the raft thread to the reactors; reads wait then, of
+/// which only the keys are held.
+pub const ANSWER_BYTES_MAX: usize = 32 << 20;
+/// Bytes that wait to be written to one connection before a read of more is answered as too
+/// much. A value is in addition to what is just below.
+pub const CONNECTION_OUTPUT_BYTES_MAX: usize = 32 << 20;
 /// Messages of one peer that wait for its connection; more are dropped, as a network would.
 pub const PEER_QUEUE_MAX: usize = 4_096;
 /// Connections of one node, both ports together.
@@ -82,6 +91,11 @@ const _: () = assert!(
 const _: () = assert!(
     APPEND_BYTES_MAX <= INFLIGHT_BYTES_MAX && INFLIGHT_BYTES_MAX <= UNCOMMITTED_BYTES_MAX,
     "a window holds at least one full message"
+);
+const _: () = assert!(
+    OUTPUT_HIGH_WATER_BYTES < CONNECTION_OUTPUT_BYTES_MAX
+        && VALUE_BYTES_MAX <= CONNECTION_OUTPUT_BYTES_MAX,
+    "a client that takes its answers is asked to wait before it is refused"
 );
 const _: () = assert!(
     CONNECTION_REQUESTS_MAX <= REQUESTS_IN_FLIGHT_MAX,

@@ -15,7 +15,7 @@ use support::wire::{
     request_frame,
 };
 use support::workload::{Client, Ended};
-use support::{Random, count, eventually};
+use support::{Random, count, eventually, figure};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How much more memory a node may hold after input that it has no use for.
@@ -384,5 +384,99 @@ fn what_is_just_within_the_limits_is_stored() {
         leader,
         "a large value cost the leadership"
     );
+    cluster.assert_no_panic();
+}
+
+#[test]
+fn answers_that_nobody_takes_do_not_pile_up() {
+    /// What waits for all connections of a reactor, and what is on its way to it.
+    const BOUND: u64 = (limits::FRAME_BYTES_MAX * 16 + limits::ANSWER_BYTES_MAX) as u64;
+    let mut cluster = TestCluster::with_leader(3, &["--reactors", "1"]);
+    let leader = cluster.wait_for_leader(SOON);
+    let value = vec![b'v'; limits::VALUE_BYTES_MAX];
+    let uuid = new_uuid();
+    let mut first = open(cluster.client(leader));
+    let put = first.execute(&request(OperationType::Put, &uuid, "large", &value));
+    assert_eq!(put.expect("an answer"), Answer::Created);
+    let before = cluster.peak_resident_bytes(leader);
+
+    // 64 GiB of answers, if all were made at once.
+    let get = request(OperationType::Get, &uuid, "large", "");
+    let gets: Vec<u8> = (1..=256).flat_map(|n| request_frame(n, &get)).collect();
+    let mut greedy: Vec<Connection> = (0..32)
+        .map(|_| {
+            let mut connection = open(cluster.client(leader));
+            connection.send_raw(&gets).expect("sent");
+            connection
+        })
+        .collect();
+    // Others are served meanwhile; a large value, too.
+    let begin = Instant::now();
+    for _ in 0..5 {
+        match Client::new(cluster.clients()).get("large", SOON) {
+            Ended::Answered(Answer::Value(got)) => assert_eq!(got.len(), value.len()),
+            Ended::Answered(_) => panic!("the value is not there"),
+            late => panic!("not answered: {late:?}"),
+        }
+    }
+    figure(
+        "unread answers, others' reads, ms",
+        begin.elapsed().as_millis(),
+    );
+    eventually("the reads have been looked at", SOON, || {
+        let status = cluster.status(leader)?;
+        (status.waiting == 0).then_some(())
+    });
+    let growth = cluster.peak_resident_bytes(leader) - before;
+    figure("unread answers, growth in MiB", growth >> 20);
+    assert!(growth < 2 * BOUND, "it grew by {growth} bytes");
+
+    // Who takes the answers at last gets the first ones, and is told that the others were too many;
+    // or was the one who had to go.
+    let mut answered = 0;
+    for connection in &mut greedy {
+        for sequence in 1..=256 {
+            match connection.receive(sequence) {
+                Ok(Answer::Value(got)) => assert_eq!(got.len(), value.len()),
+                // On a machine that is busy with this, the lead may go to another node.
+                Ok(Answer::Failed(ErrorCode::Busy | ErrorCode::NoLeader, _)) => {}
+                Ok(Answer::Redirect(_)) => {}
+                Ok(other) => panic!("answered with {other:?}"),
+                Err(_) => break,
+            }
+            answered += 1;
+        }
+    }
+    assert!(answered > 0, "nobody got an answer");
+    cluster.assert_alive();
+    cluster.assert_no_panic();
+}
+
+#[test]
+fn more_requests_than_may_be_in_flight_are_all_answered() {
+    let mut cluster = TestCluster::with_leader(3, &["--reactors", "1"]);
+    let leader = cluster.wait_for_leader(SOON);
+    // Twice what a connection may have in flight, and more than the reactor may.
+    let each = 2 * limits::CONNECTION_REQUESTS_MAX as u64;
+    let clients = 2 * limits::REQUESTS_IN_FLIGHT_MAX as u64 / each + 4;
+    let get = request(OperationType::Get, &new_uuid(), "missing", "");
+    let gets: Vec<u8> = (1..=each).flat_map(|n| request_frame(n, &get)).collect();
+    let mut connections: Vec<Connection> =
+        (0..clients).map(|_| open(cluster.client(leader))).collect();
+    for _ in 0..2 {
+        std::thread::scope(|scope| {
+            for connection in &mut connections {
+                scope.spawn(|| connection.send_raw(&gets).expect("sent"));
+            }
+        });
+        for connection in &mut connections {
+            for sequence in 1..=each {
+                match connection.receive(sequence).expect("an answer") {
+                    Answer::NotFound | Answer::Failed(ErrorCode::Busy, _) => {}
+                    other => panic!("answered with {other:?}"),
+                }
+            }
+        }
+    }
     cluster.assert_no_panic();
 }

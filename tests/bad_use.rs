@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use raftkv::logging::{self, LogOptions};
 use rustix::process::Signal;
 use support::cluster::{RAFT_EXAMPLE, SOON, TestCluster, alone, wait_for_exit};
 use support::wire::Answer;
@@ -85,18 +86,11 @@ fn unknown_options_and_bad_values_are_refused() {
         vec!["0", "--reactors", "many"],
         vec!["0", "--log-level", "loud"],
         vec!["0", "--snapshot-log-bytes", "-3"],
+        vec!["0", "--log-rotate", "size=1M"],
+        vec!["0", "--heartbeat-ms", "0"],
     ] {
-        let output = run(raft_example(directory.path(), &arguments));
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.code().is_some_and(|c| c != 0),
-            "{arguments:?}"
-        );
-        assert!(
-            !stderr.trim().is_empty(),
-            "{arguments:?} is refused silently"
-        );
-        assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
+        let line = refused(raft_example(directory.path(), &arguments));
+        assert!(!line.is_empty(), "{arguments:?} is refused silently");
     }
 }
 
@@ -252,8 +246,8 @@ fn each_of_the_two_ports_is_looked_at() {
     );
 }
 
-/// All files below a directory with their contents.
-fn contents(directory: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+/// All files below a directory, each with its length and a checksum of its content.
+fn contents(directory: &Path) -> Vec<(std::path::PathBuf, usize, u32)> {
     let mut found = Vec::new();
     let mut open = vec![directory.to_owned()];
     while let Some(next) = open.pop() {
@@ -262,7 +256,8 @@ fn contents(directory: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
             if path.is_dir() {
                 open.push(path);
             } else {
-                found.push((path.clone(), fs::read(path).expect("a file")));
+                let content = fs::read(&path).expect("a file");
+                found.push((path, content.len(), crc32fast::hash(&content)));
             }
         }
     }
@@ -321,35 +316,20 @@ fn a_directory_of_a_newer_version_is_refused() {
     let cluster = stopped_cluster();
     let meta = cluster.node_dir(0).join("meta");
     let kept = fs::read(&meta).expect("the meta file");
-    // Whatever its form, a meta file that this version did not write must not be overwritten.
-    let newer = newer_version(&kept);
-    fs::write(&meta, &newer).expect("written");
-    let before = contents(&cluster.node_dir(0));
-    let line = refused(cluster.command(0));
-    assert!(line.contains("meta") || line.contains("version"), "{line}");
-    assert_eq!(contents(&cluster.node_dir(0)), before, "it was changed");
+    let text = String::from_utf8(kept.clone()).expect("the meta file is text");
+    let newer = text.replace("version 1\n", "version 99\n");
+    assert_ne!(newer, text, "there is a line with the version");
+    // What a newer version means is not known: a line that is refused says which it is. Nor is a meta
+    // file overwritten that no version has written.
+    for (changed, word) in [(newer.into_bytes(), "version 99"), (vec![0xFF; 90], "meta")] {
+        fs::write(&meta, &changed).expect("written");
+        let before = contents(&cluster.node_dir(0));
+        let line = refused(cluster.command(0));
+        assert!(line.contains(word), "{line}");
+        assert_eq!(contents(&cluster.node_dir(0)), before, "it was changed");
+    }
     fs::write(&meta, kept).expect("written");
     comes_back(cluster);
-}
-
-/// The text form has a line with the version; any other form is damaged instead.
-fn newer_version(meta: &[u8]) -> Vec<u8> {
-    let text = String::from_utf8_lossy(meta);
-    let mut changed = false;
-    let lines: Vec<String> = text
-        .lines()
-        .map(|line| match line.split_once('=') {
-            Some((name, _)) if name.contains("version") => {
-                changed = true;
-                format!("{name}= 99")
-            }
-            _ => line.to_owned(),
-        })
-        .collect();
-    if changed {
-        return (lines.join("\n") + "\n").into_bytes();
-    }
-    meta.iter().map(|b| b ^ 0xFF).collect()
 }
 
 #[test]
@@ -443,4 +423,40 @@ fn nothing_is_written_outside_of_the_data_directory() {
     });
     child.kill().expect("our own child");
     child.wait().expect("our own child");
+}
+
+/// Set in the process that is to panic.
+const PANIC: &str = "RAFTKV_TEST_PANIC";
+
+#[test]
+fn a_panic_in_any_thread_ends_the_process_with_the_log_written() {
+    if std::env::var_os(PANIC).is_some() {
+        let _log = logging::start(LogOptions::default()).expect("the first log");
+        logging::abort_on_panic();
+        log::info!(target: "Raft", "a line before");
+        let raft = std::thread::Builder::new().name("raft".to_owned());
+        let raft = raft.spawn(|| panic!("its state is broken"));
+        let _ = raft.expect("a thread").join();
+        // The others know nothing of it.
+        loop {
+            std::thread::park();
+        }
+    }
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    let test = "a_panic_in_any_thread_ends_the_process_with_the_log_written";
+    command.args(["--exact", test, "--nocapture"]);
+    command.env(PANIC, "1").env("RUST_BACKTRACE", "0");
+    let output = run(command);
+    assert!(!output.status.success());
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(stdout.contains("[info] a line before"), "{stdout}");
+    let logged = stderr.lines().filter(|l| l.contains("stop: thread=raft"));
+    let logged: Vec<&str> = logged.collect();
+    assert!(
+        logged.len() == 1 && logged[0].contains("its state is broken"),
+        "{stderr}"
+    );
 }

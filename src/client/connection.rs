@@ -1,5 +1,6 @@
 //! One blocking connection; everything on it has a deadline.
 
+use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::client::protocol::{Reply, decode_reply};
-use crate::client::wire::{HEADER_BYTES, decode_header};
+use crate::net::frame::{HEADER_BYTES, parse_header};
 
 /// What is taken from the socket at a time: a length that a stranger claims costs
 /// no memory before its bytes are there.
@@ -99,7 +100,7 @@ impl Connection {
         let mut header = Vec::with_capacity(HEADER_BYTES);
         self.fill(&mut header, HEADER_BYTES, deadline)?;
         let header = header.try_into().expect("filled to its length");
-        let length = decode_header(&header).map_err(garbage)?;
+        let length = parse_header(&header).map_err(garbage)?;
         let mut body = Vec::new();
         self.fill(&mut body, length, deadline)?;
         Ok(Bytes::from(body))
@@ -147,6 +148,6 @@ pub(super) fn describe(e: &io::Error) -> String {
     }
 }
 
-fn garbage(why: &str) -> String {
+fn garbage(why: impl Display) -> String {
     format!("not an answer of this protocol: {why}")
 }

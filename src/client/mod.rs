@@ -25,7 +25,6 @@ mod connection;
 mod error;
 pub mod protocol;
 mod status;
-mod wire;
 
 pub use blocking::{Client, ClientOptions};
 pub use error::{Attempt, ClientError};

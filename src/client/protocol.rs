@@ -9,9 +9,10 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use prost::Message;
 
-use crate::client::{ClientError, wire};
+use crate::client::ClientError;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::mem::Buffer;
+use crate::net::envelope::{EnvelopeError, decode_envelope, encode_call};
 use crate::pb::kv_operation_response::{Data, StatusCode};
 use crate::pb::{
     ErrorCode, KvOperationRequest, KvOperationResponse, Meta, OperationType, Session,
@@ -189,13 +190,13 @@ pub fn encode_operation(
         value,
         session,
     };
-    wire::encode_call(out, KV_SERVICE, KV_METHOD, sequence_id, &request);
+    encode_call(out, KV_SERVICE, KV_METHOD, sequence_id, &request);
 }
 
 /// Appends a frame that asks a node for its status.
 pub fn encode_status(out: &mut Buffer, sequence_id: u64) {
     let request = StatusRequest {};
-    wire::encode_call(out, STATUS_SERVICE, STATUS_METHOD, sequence_id, &request);
+    encode_call(out, STATUS_SERVICE, STATUS_METHOD, sequence_id, &request);
 }
 
 /// Takes the body of a frame, behind its header, for an answer.
@@ -203,10 +204,10 @@ pub fn encode_status(out: &mut Buffer, sequence_id: u64) {
 /// # Errors
 ///
 /// It is none: what is wrong with it. The connection is of no more use.
-pub fn decode_reply(body: Bytes) -> Result<Reply, &'static str> {
-    let envelope = wire::decode_envelope(body)?;
+pub fn decode_reply(body: Bytes) -> Result<Reply, EnvelopeError> {
+    let envelope = decode_envelope(body)?;
     Ok(Reply {
-        sequence_id: envelope.sequence_id,
+        sequence_id: envelope.sequence,
         payload: envelope.payload,
     })
 }

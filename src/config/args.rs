@@ -164,12 +164,15 @@ impl ServerArgs {
     where
         T: Into<OsString> + Clone,
     {
-        let cli = Cli::try_parse_from(args).map_err(|e| ArgsExit {
-            message: e.render().to_string().trim_end().into(),
-            code: match e.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
-                _ => EXIT_USAGE,
-            },
+        let cli = Cli::try_parse_from(args).map_err(|e| {
+            let text = e.render().to_string();
+            match e.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ArgsExit {
+                    message: text.trim_end().into(),
+                    code: 0,
+                },
+                _ => ArgsExit::usage(one_line(&text)),
+            }
         })?;
         let [node] = cli.node.as_slice() else {
             return Err(ArgsExit::original("param num error"));
@@ -213,6 +216,13 @@ impl Cli {
         }
         tuning
     }
+}
+
+/// What is wrong, without the usage behind it: one line in a log of many starts.
+fn one_line(text: &str) -> String {
+    let what = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = what.split_whitespace().collect();
+    format!("{}; try --help", words.join(" "))
 }
 
 /// Digits and nothing else: the original took `3x` for 3.

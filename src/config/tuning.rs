@@ -86,7 +86,7 @@ impl Tuning {
                 min.as_millis()
             )
         } else if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes)
-            || self.segment_bytes % SEGMENT_BYTES_STEP != 0
+            || !self.segment_bytes.is_multiple_of(SEGMENT_BYTES_STEP)
         {
             format!(
                 "segment_bytes: {}: must be a multiple of {SEGMENT_BYTES_STEP} from {} to {SEGMENT_BYTES_MAX}",

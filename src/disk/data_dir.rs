@@ -21,6 +21,7 @@ use rand::TryRng;
 use rustix::fs::FlockOperation;
 
 use super::file_name::{DRAFT_SUFFIX, is_stale_draft, parse_segment};
+use super::is_no_space;
 use crate::types::NodeId;
 
 const TITLE: &str = "ww-raftkv data directory";
@@ -127,7 +128,7 @@ impl OpenError {
                 OpenError::NotWritable { path, source }
             }
             ErrorKind::NotADirectory => OpenError::NotADirectory { path },
-            _ if super::is_no_space(&source) => OpenError::NoSpace { path, source },
+            _ if is_no_space(&source) => OpenError::NoSpace { path, source },
             _ => OpenError::Io { op, path, source },
         }
     }
@@ -215,7 +216,7 @@ impl DataDir {
             }
             Err(error) => return Err(OpenError::new("open", &path, error)),
         }
-        let lock = lock(&path)?;
+        let mut lock = lock(&path)?;
         let (meta, is_new) = match read_meta(&path)? {
             Some(meta) => (meta, false),
             None => (create_meta(&path, node, cluster_id)?, true),
@@ -234,6 +235,7 @@ impl DataDir {
                 expected: cluster_id,
             });
         }
+        sign(&mut lock, &path)?;
         remove_drafts(&path).map_err(|error| OpenError::new("clean up", &path, error))?;
         Ok(DataDir {
             path,
@@ -275,14 +277,20 @@ impl DataDir {
     }
 }
 
-/// Makes the directory's entries durable.
+/// Makes the directory's entries durable. That there was no room for it is no reason
+/// to go on: a failed sync is never tried again.
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     let path = if path.as_os_str().is_empty() {
         Path::new(".")
     } else {
         path
     };
-    File::open(path)?.sync_all()
+    File::open(path)?.sync_all().map_err(|error| {
+        if is_no_space(&error) {
+            return io::Error::other(error);
+        }
+        error
+    })
 }
 
 fn lock(dir: &Path) -> Result<File, OpenError> {
@@ -306,11 +314,16 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         }
         Err(error) => return Err(OpenError::new("lock", &path, error.into())),
     }
-    // Only for the message above: the lock is the kernel's, not the content.
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(|error| OpenError::new("write", &path, error))?;
     Ok(file)
+}
+
+/// Writes into the lock who holds it. Only for the message to others: the lock is the
+/// kernel's, not the content. Not before the directory is known to be ours: a foreign
+/// one is left as it is.
+fn sign(lock: &mut File, dir: &Path) -> Result<(), OpenError> {
+    lock.set_len(0)
+        .and_then(|()| writeln!(lock, "{}", std::process::id()))
+        .map_err(|error| OpenError::new("write", &dir.join("lock"), error))
 }
 
 fn read_meta(dir: &Path) -> Result<Option<Meta>, OpenError> {

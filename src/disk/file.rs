@@ -122,6 +122,8 @@ impl Drop for FileDisk {
 
 impl Disk for FileDisk {
     fn create_segment(&mut self, id: SegmentId, len: u64, recycle: Option<SegmentId>) {
+        // Recovery is over: an open handle would keep a removed file alive.
+        self.reading = None;
         let make = MakerOperation::Make { id, len, recycle };
         match recycle {
             // Not before the log writer has let go of it.

@@ -17,7 +17,6 @@ use super::data_dir::sync_directory;
 use super::segment_maker::remove_if_there;
 use super::worker::Reporter;
 use super::{DiskEvent, FileId, file_name, is_no_space};
-use crate::mem::Buffer;
 
 /// How much is written before it is brought to the disk.
 const FLUSH_BYTES: u64 = 1 << 20;
@@ -170,27 +169,24 @@ impl FileWriter {
     }
 
     fn read(&mut self, id: FileId, offset: u64, len: usize) -> io::Result<Option<DiskEvent>> {
-        let mut buffer = Buffer::default();
+        let mut data = Vec::new();
         match File::open(self.path(id)) {
             Ok(file) => {
                 let left = file.metadata()?.len().saturating_sub(offset);
-                let len = len.min(usize::try_from(left).unwrap_or(usize::MAX));
-                buffer = Buffer::with_capacity(len);
-                let mut piece = [0; 16 << 10];
-                while buffer.len() < len {
-                    let wanted = (len - buffer.len()).min(piece.len());
-                    let at = offset + buffer.len() as u64;
-                    let count = read_at(&file, &mut piece[..wanted], at)?;
-                    if count == 0 {
-                        break;
+                data.resize(len.min(usize::try_from(left).unwrap_or(usize::MAX)), 0);
+                let mut done = 0;
+                while done < data.len() {
+                    match read_at(&file, &mut data[done..], offset + done as u64)? {
+                        0 => break,
+                        count => done += count,
                     }
-                    buffer.extend_from_slice(&piece[..count]);
                 }
+                data.truncate(done);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let data = buffer.freeze();
+        let data = Bytes::from(data);
         Ok(Some(DiskEvent::FileRead { id, offset, data }))
     }
 

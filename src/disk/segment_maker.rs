@@ -112,7 +112,7 @@ impl SegmentMaker {
             let count = (len - at).min(WRITE_BYTES as u64);
             file.write_all_at(&zeros[..count as usize], at)?;
             at += count;
-            if at.is_multiple_of(FLUSH_BYTES) {
+            if at % FLUSH_BYTES == 0 {
                 file.sync_data()?;
             }
         }

@@ -23,15 +23,14 @@ const PAGE_BYTES: usize = 4096;
 /// Decides in a crash what survives: any number, all bits equally likely.
 pub type Coin<'a> = &'a mut dyn FnMut() -> u64;
 
-/// A page as one store left it, and the moment of that store.
-type PageVersion = (u64, Box<[u8]>);
+/// What a page looked like after the store of a moment.
+type Version = (u64, Box<[u8]>);
 
 #[derive(Debug, Default)]
 struct SimSegment {
     durable: Vec<u8>,
-    /// The versions of each page since its last sync, oldest first, with the
-    /// moment of the store that made them.
-    unsynced: BTreeMap<usize, Vec<PageVersion>>,
+    /// The versions of each page since its last sync, oldest first.
+    unsynced: BTreeMap<usize, Vec<Version>>,
 }
 
 impl SimSegment {

@@ -541,3 +541,40 @@ fn more_than_the_queue_takes_is_neither_lost_nor_waited_for() {
         assert_eq!(content[n * 4..][..4], (n as u32).to_le_bytes());
     }
 }
+
+/// With a small file system of its own, such as
+/// `mount -t tmpfs -o size=1m none /mnt/small` or a loop device.
+#[test]
+#[ignore = "needs RAFTKV_SMALL_FS, a file system of about a megabyte"]
+fn a_full_file_system_refuses_segments_and_files_and_takes_up_again() {
+    let dir = std::env::var_os("RAFTKV_SMALL_FS").expect("RAFTKV_SMALL_FS names it");
+    let dir = tempfile::tempdir_in(dir).expect("a temporary directory");
+    let (disk, events) = open(dir.path());
+    let disk = Some(disk);
+    let mut h = Real { disk, events, dir };
+    h.ready(1, 128 << 10, None);
+    h.disk().create_segment(SegmentId(2), 4 << 20, None);
+    assert_eq!(h.event(), DiskEvent::SegmentNoSpace(SegmentId(2)));
+    assert!(!h.path("0000000000000002.wal.draft").exists());
+    let last = EntryId::new(1, 1);
+    let (draft, snapshot) = (FileId::SnapshotDraft(last), FileId::Snapshot(last));
+    h.disk().create_file(draft);
+    let data = Bytes::from(vec![7; 256 << 10]);
+    for _ in 0..16 {
+        h.disk().append_file(draft, data.clone());
+    }
+    h.disk().finish_file(draft, snapshot);
+    while h.event() != DiskEvent::FileNoSpace(draft) {}
+    // The log goes on meanwhile, and with less there is room again.
+    h.disk()
+        .store(SegmentId(1), 0, Bytes::from(vec![1; 128 << 10]));
+    h.synced();
+    h.disk().create_file(draft);
+    h.disk().append_file(draft, data);
+    h.disk().finish_file(draft, snapshot);
+    while h.event() != DiskEvent::FileFinished(snapshot) {}
+    h.ready(3, 128 << 10, None);
+    let mut h = h.restart();
+    assert_eq!(h.segment_ids(), [(1, 128 << 10), (3, 128 << 10)]);
+    assert_eq!(h.segment(1, 128 << 10), vec![1; 128 << 10]);
+}

@@ -8,9 +8,12 @@
 //! - [`state_machine`]: applies entries; store, sessions and position move together
 //! - [`sessions`]: remembers answers, so that a repeated write is applied once
 //! - [`skiplist`], of `node`s in the memory of `slab`: the ordered store
-//! - [`snapshot`]: the file format of a state; [`restore`] reads it back
+//! - [`snapshot`]: the file format of a state; `walk` takes one beside writes,
+//!   [`restore`] reads it back
 //!
 //! Imports only `types`, `limits` and `mem`. Start with [`StateMachine::apply`].
+
+#![forbid(unsafe_code)]
 
 mod codec;
 pub mod command;
@@ -31,5 +34,6 @@ pub use sessions::SessionLimits;
 pub use snapshot::SnapshotStep;
 pub use state_machine::StateMachine;
 
-/// Where the store's memory comes from.
+/// Where the store's memory comes from: slabs of 1 MiB, and one block for each
+/// value of more than 1 KiB.
 pub type StoreAlloc = crate::mem::Pool;

@@ -201,10 +201,10 @@ impl Sessions {
 
     /// Opens an explicit session by the entry at `index`, which names it.
     pub(super) fn open(&mut self, client: ClientId, index: u64) -> u64 {
-        if self.explicit.len() >= self.limits.sessions_max {
-            if let Some((_, id)) = self.idle_order.pop_first() {
-                self.explicit.remove(&id);
-            }
+        if self.explicit.len() >= self.limits.sessions_max
+            && let Some((_, id)) = self.idle_order.pop_first()
+        {
+            self.explicit.remove(&id);
         }
         let session = ExplicitSession {
             client,

@@ -69,10 +69,10 @@ impl StateMachine {
         }
     }
 
-    /// Sets how much the store may hold, instead of [`STORE_BYTES_MAX`]. All
-    /// replicas must use the same.
+    /// Sets how much the store may hold, instead of [`STORE_BYTES_MAX`], at most.
+    /// All replicas must use the same.
     pub fn set_store_bytes_max(&mut self, store_bytes_max: u64) {
-        self.store_bytes_max = store_bytes_max;
+        self.store_bytes_max = store_bytes_max.min(STORE_BYTES_MAX);
     }
 
     /// Applies the entry that follows the last one.
@@ -224,6 +224,12 @@ impl StateMachine {
         self.store.data_bytes()
     }
 
+    /// What the store takes of memory, in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.store.memory_bytes()
+    }
+
     /// The number of explicit sessions.
     #[must_use]
     pub fn session_count(&self) -> usize {
@@ -326,6 +332,7 @@ impl StateMachine {
     /// Panics if the state contradicts itself.
     #[cfg(test)]
     pub(super) fn check(&self) {
+        self.store.check();
         self.sessions.check();
     }
 }

@@ -17,10 +17,12 @@
 
 mod levels;
 mod output;
+mod panic;
 mod pattern;
 mod rotation;
 
 pub use levels::Levels;
+pub use panic::abort_on_panic;
 pub use pattern::Pattern;
 pub use rotation::{Age, Rotation};
 

@@ -135,7 +135,7 @@ impl Heap {
         old: Layout,
         new: Layout,
     ) -> Option<usize> {
-        if block.addr().get() % new.align() != 0 {
+        if !block.addr().get().is_multiple_of(new.align()) {
             return None;
         }
         match (Kind::of(old), Kind::of(new)) {

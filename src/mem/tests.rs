@@ -8,12 +8,14 @@ use std::ptr::NonNull;
 use std::sync::{Mutex, mpsc};
 use std::thread;
 
+use allocator_api2::alloc::Allocator;
 use proptest::prelude::*;
 
 use super::heap::Heap;
 use super::size_class::{PAGE_BYTES, SMALL_BYTES_MAX, SizeClass};
 use super::span::{CHECKED, POISON};
 use super::thread_cache::{THREAD_CACHE_BYTES_MAX, ThreadCache};
+use super::{Pool, stats, trim};
 
 /// How much is done where it can be chosen: under a memory checker a step takes
 /// fifty times as long.
@@ -384,7 +386,7 @@ fn mixed_sizes_take_little_more_than_what_is_live() {
         let mut random = Random(42);
         let mut blocks = Vec::new();
         let mut live_bytes = 0;
-        while live_bytes < 64 << 20 {
+        while live_bytes < 48 << 20 {
             let size = random.size();
             blocks.push(local.allocate(bytes(size), 5));
             live_bytes += size;
@@ -596,12 +598,39 @@ proptest! {
     }
 }
 
+#[test]
+fn collections_live_in_the_pool() {
+    let mut words = allocator_api2::vec::Vec::new_in(Pool);
+    for word in 0..10_000u64 {
+        words.push(word);
+    }
+    assert!(stats().live_bytes >= 80_000);
+    words.truncate(10);
+    words.shrink_to_fit();
+    assert_eq!(words.iter().sum::<u64>(), 45);
+    drop(words);
+    trim();
+}
+
+#[test]
+fn grown_zeroed_memory_is_zeros_behind_the_old_content() {
+    for (old, new) in [(10, 16), (10, 1_000), (1_000, 100_000), (100_000, 900_000)] {
+        let block = Pool.allocate(bytes(old)).unwrap().cast::<u8>();
+        // SAFETY: the block is ours, and freed with its last layout.
+        unsafe {
+            block.write_bytes(9, old);
+            let grown = Pool.grow_zeroed(block, bytes(old), bytes(new)).unwrap();
+            let content = grown.as_ref();
+            assert!(content[..old].iter().all(|&byte| byte == 9));
+            assert!(content[old..new].iter().all(|&byte| byte == 0));
+            Pool.deallocate(grown.cast(), bytes(new));
+        }
+    }
+}
+
 #[cfg(not(any(mem_passthrough, miri)))]
 mod process_wide {
-    use allocator_api2::alloc::Allocator;
-
     use super::super::process::HEAP;
-    use super::super::{Pool, stats, trim};
     use super::*;
 
     /// How many objects of the class of `size` are in use or cached by threads.
@@ -656,35 +685,5 @@ mod process_wide {
         });
         thread.join().unwrap();
         assert_eq!(outside(SIZE), 0);
-    }
-
-    #[test]
-    fn collections_live_in_the_pool() {
-        let mut words = allocator_api2::vec::Vec::new_in(Pool);
-        for word in 0..10_000u64 {
-            words.push(word);
-        }
-        assert!(stats().live_bytes >= 80_000);
-        words.truncate(10);
-        words.shrink_to_fit();
-        assert_eq!(words.iter().sum::<u64>(), 45);
-        drop(words);
-        trim();
-    }
-
-    #[test]
-    fn grown_zeroed_memory_is_zeros_behind_the_old_content() {
-        for (old, new) in [(10, 16), (10, 1_000), (1_000, 100_000), (100_000, 900_000)] {
-            let block = Pool.allocate(bytes(old)).unwrap().cast::<u8>();
-            // SAFETY: the block is ours, and freed with its last layout.
-            unsafe {
-                block.write_bytes(9, old);
-                let grown = Pool.grow_zeroed(block, bytes(old), bytes(new)).unwrap();
-                let content = grown.as_ref();
-                assert!(content[..old].iter().all(|&byte| byte == 9));
-                assert!(content[old..new].iter().all(|&byte| byte == 0));
-                Pool.deallocate(grown.cast(), bytes(new));
-            }
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! The thread cache: a free list for each size class, touched by one thread only.
 //!
 //! A hit is a load, a compare and two stores: no lock, no atomic operation (the
-//! length is an atomic for the eyes of [`super::stats`], but is only loaded and
+//! length is an atomic for the eyes of [`super::stats()`], but is only loaded and
 //! stored). All decisions are made on a miss:
 //!
 //! - *Slow start*: a list begins with room for nothing and doubles its room with each

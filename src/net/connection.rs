@@ -65,6 +65,9 @@ pub enum CloseReason {
     /// one most.
     #[error("too much is held of frames that are not complete")]
     NoRoom,
+    /// All connections together have too much to take, and this one most.
+    #[error("too much waits to be taken")]
+    Unread,
     /// The socket failed.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -135,6 +138,8 @@ pub(super) struct Connection {
     pub(super) in_flush_list: bool,
     /// What it holds of frames that are not complete, as the loop has counted it.
     pub(super) partial_bytes: usize,
+    /// What waits to be written, as the loop has counted it; 0 for a dialled one.
+    pub(super) output_bytes: usize,
     /// The end of the peer's stream has been read.
     pub(super) peer_ended: bool,
     /// It came within a frame.
@@ -172,6 +177,7 @@ impl Connection {
             in_ready_list: false,
             in_flush_list: false,
             partial_bytes: 0,
+            output_bytes: 0,
             peer_ended: false,
             cut_frame: false,
             deadline: None,

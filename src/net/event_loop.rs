@@ -116,6 +116,9 @@ pub struct Options {
     /// complete; when it is more, the one that holds most is closed. Frames that arrive
     /// in one read do not count, so that nobody can lock these out.
     pub partial_bytes_max: usize,
+    /// What may wait to be written to the accepted connections of the loop together;
+    /// when it is more, the one that has most to take is closed.
+    pub output_bytes_max: usize,
 }
 
 impl Default for Options {
@@ -124,6 +127,7 @@ impl Default for Options {
             seed: 0,
             budget: ConnectionBudget::new(CONNECTIONS_MAX),
             partial_bytes_max: 16 * FRAME_BYTES_MAX,
+            output_bytes_max: 16 * FRAME_BYTES_MAX,
         }
     }
 }

@@ -197,11 +197,11 @@ impl FrameDecoder {
 
     fn take_header(&mut self, input: &mut &[u8]) -> Result<Option<usize>, FrameError> {
         // The usual case: nothing has to be put together.
-        if self.header_bytes == 0 {
-            if let Some((header, rest)) = input.split_first_chunk() {
-                *input = rest;
-                return parse_header(header).map(Some);
-            }
+        if self.header_bytes == 0
+            && let Some((header, rest)) = input.split_first_chunk()
+        {
+            *input = rest;
+            return parse_header(header).map(Some);
         }
         let (now, rest) = input.split_at(input.len().min(HEADER_BYTES - self.header_bytes));
         self.header[self.header_bytes..][..now.len()].copy_from_slice(now);

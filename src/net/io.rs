@@ -77,6 +77,9 @@ pub struct Io {
     /// What all connections hold of frames that are not complete.
     partial_bytes: usize,
     partial_bytes_max: usize,
+    /// What waits to be written to all accepted connections.
+    output_bytes: usize,
+    output_bytes_max: usize,
     pub(super) acceptors: Vec<Acceptor>,
     pub(super) connectors: Vec<Connector>,
     pub(super) timers: TimerQueue<Alarm>,
@@ -104,6 +107,8 @@ impl Io {
             last_generation: 0,
             partial_bytes: 0,
             partial_bytes_max: options.partial_bytes_max,
+            output_bytes: 0,
+            output_bytes_max: options.output_bytes_max,
             acceptors: Vec::new(),
             connectors: Vec::new(),
             timers: TimerQueue::default(),
@@ -242,6 +247,7 @@ impl Io {
         queue(connection);
         connection.throttle();
         self.mark_flush(id);
+        self.account_output(id);
         true
     }
 
@@ -403,6 +409,7 @@ impl Io {
             self.timers.cancel(timer);
         }
         self.partial_bytes -= connection.partial_bytes;
+        self.output_bytes -= connection.output_bytes;
         self.log_bad_input(connection.peer, &reason);
         match connection.origin {
             Origin::Dialled(connector) if self.phase(connector) == Phase::Busy(id) => {
@@ -435,6 +442,7 @@ impl Io {
             CloseReason::Frame(FrameError::Length(_)) => "length",
             CloseReason::Frame(FrameError::HeaderChecksum { .. }) => "header checksum",
             CloseReason::NoRoom => "no room",
+            CloseReason::Unread => "unread",
             _ => return,
         };
         if let Some(dropped) = self.admit_log(kind) {
@@ -457,6 +465,27 @@ impl Io {
             let largest = connections.max_by_key(|connection| connection.partial_bytes);
             let largest = largest.expect("there is one at least").id;
             self.remove(largest, CloseReason::NoRoom);
+        }
+    }
+
+    /// Keeps count of what waits to be written to those who ask. If that is too much over
+    /// all of them, the one that has most to take has to go.
+    fn account_output(&mut self, id: ConnectionId) {
+        let Some(connection) = self.get_mut(id) else {
+            return;
+        };
+        if !matches!(connection.origin, Origin::Accepted { .. }) {
+            return;
+        }
+        let before = connection.output_bytes;
+        let after = connection.output.queued_bytes();
+        connection.output_bytes = after;
+        self.output_bytes = self.output_bytes - before + after;
+        if after > before && self.output_bytes > self.output_bytes_max {
+            let connections = self.connections.iter().map(|(_, connection)| connection);
+            let largest = connections.max_by_key(|connection| connection.output_bytes);
+            let largest = largest.expect("there is one at least").id;
+            self.remove(largest, CloseReason::Unread);
         }
     }
 
@@ -511,6 +540,7 @@ impl Io {
             Ok(false) => {}
             Ok(true) => self.mark_ready(id),
         }
+        self.account_output(id);
         let connection = self.get_mut(id).expect("only an error removes it");
         if connection.state != State::Closing || !connection.output.is_empty() {
             return;

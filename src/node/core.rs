@@ -194,7 +194,11 @@ impl<D: Disk> Node<D> {
     /// When [`Node::tick`] and [`Node::flush`] are due.
     #[must_use]
     pub fn next_deadline(&self, now: Time) -> Time {
-        if self.applied() < self.raft.commit_index() || self.snapshots.wants_turn(&self.machine) {
+        let applied = self.applied();
+        if applied < self.raft.commit_index()
+            || self.requests.has_read_to_serve(applied)
+            || self.snapshots.wants_turn(&self.machine)
+        {
             return now;
         }
         self.raft
@@ -208,11 +212,13 @@ impl<D: Disk> Node<D> {
             return;
         }
         self.carry_out(now);
+        self.forget();
         self.apply();
         self.notice_leadership();
         self.serve_reads();
         self.advance_snapshot();
         self.check_caught_up(now);
+        self.write_peers();
     }
 
     fn file_appended(&mut self, id: FileId, len: u64) {

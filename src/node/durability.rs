@@ -160,7 +160,10 @@ impl<D: Disk> Node<D> {
             self.begin_transfer(now, to);
         }
         for (message, chunk) in chunks {
-            self.receive_chunk(now, message, chunk);
+            // A directory with a snapshot and without a log has lost it: first the log.
+            if self.ledger.wal.is_open() {
+                self.receive_chunk(now, message, chunk);
+            }
         }
         for (from, snapshot, next_offset) in chunk_replies {
             self.continue_transfer(now, from, snapshot, next_offset);

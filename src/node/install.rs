@@ -280,6 +280,5 @@ impl<D: Disk> Node<D> {
         }
         self.raft
             .answer_snapshot(&call, meta, meta.total_bytes, true);
-        self.forget();
     }
 }

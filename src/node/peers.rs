@@ -10,9 +10,12 @@
 //!    introduction only when it has.
 //! 2. A new directory is not *established*. It becomes so when, with itself, a majority
 //!    has recorded it and nobody has known the node under another incarnation.
-//! 3. If somebody has, it must first hear from a majority of the *others* (one of whom
-//!    then knows of any term in which it may have voted), be in a term at least as late
-//!    as theirs, and have all that the leader of its term has called committed since.
+//! 3. If somebody has, it must first hear from a majority of the *others*, be in a term
+//!    at least as late as theirs, and have applied an entry that its leader made after
+//!    it came back. While it waits its answers count for nothing, so that entry was
+//!    committed by a majority without it: whoever may still win an election with the
+//!    vote that it has forgotten needs a vote from one of these, and has a log that ends
+//!    before that entry, so it does not get it.
 //! 4. Being established is kept on disk, and then whatever others remember is history.
 
 use std::collections::BTreeMap;
@@ -88,8 +91,8 @@ pub(super) struct Peers {
     heard: BTreeMap<NodeId, Term>,
     /// Somebody knew us under another incarnation.
     lost: bool,
-    /// What the leader had committed when we found out, as far as it has said so.
-    target: Option<Index>,
+    /// The term of the leader, and the first entry that it made after we came back.
+    target: Option<(Term, Index)>,
 }
 
 impl Peers {
@@ -142,18 +145,6 @@ impl Peers {
         let crc = crc32fast::hash(&file);
         file.put_u32_le(crc);
         file.freeze()
-    }
-
-    fn write(&mut self, disk: &mut impl Disk) {
-        if self.writing {
-            self.dirty = true;
-            return;
-        }
-        self.writing = true;
-        self.dirty = false;
-        disk.create_file(FileId::PeersDraft);
-        disk.append_file(FileId::PeersDraft, self.encode());
-        disk.finish_file(FileId::PeersDraft, FileId::Peers);
     }
 }
 
@@ -230,11 +221,11 @@ impl<D: Disk> Node<D> {
         reply.lost_directory = lost;
         if old != Some(new) {
             self.peers.known.insert(from, new);
-            self.peers.write(&mut self.disk);
+            self.peers.dirty = true;
         }
         // Not before it is on disk what the answer says: also not while an earlier
         // answer's record is still on its way.
-        if self.peers.writing {
+        if self.peers.writing || self.peers.dirty {
             self.peers.answers.push((caller, reply));
         } else {
             self.out.hellos.push((caller, reply));
@@ -264,13 +255,15 @@ impl<D: Disk> Node<D> {
         let ready = if peers.lost {
             peers.heard.len() >= majority(members).min(others)
                 && peers.heard.values().all(|term| *term <= self.raft.term())
-                && peers.target.is_some_and(|target| target <= self.applied())
+                && peers.target.is_some_and(|(term, entry)| {
+                    term == self.raft.term() && entry <= self.applied()
+                })
         } else {
             peers.heard.len() >= majority(members) - 1
         };
         if ready {
             self.peers.establishing = true;
-            self.peers.write(&mut self.disk);
+            self.peers.dirty = true;
         }
     }
 
@@ -279,18 +272,31 @@ impl<D: Disk> Node<D> {
         if self.peers.established {
             return;
         }
-        let committed = self.raft.leader_commit();
-        if self.peers.lost && self.peers.target.is_none() && committed > Index::ZERO {
-            self.peers.target = Some(committed);
+        let term = self.raft.term();
+        if self.peers.target.is_none_or(|(of, _)| of != term) {
+            self.peers.target = self.raft.leader_last().map(|last| (term, last.next()));
         }
         self.check_established(now);
+    }
+
+    /// Writes the file of the peers if there is news for it. Not before there is a log on
+    /// disk: a directory with this file and without a log has lost it.
+    pub(super) fn write_peers(&mut self) {
+        let peers = &mut self.peers;
+        if peers.dirty && !peers.writing && self.ledger.wal.is_open() {
+            peers.dirty = false;
+            peers.writing = true;
+            let file = peers.encode();
+            self.disk.create_file(FileId::PeersDraft);
+            self.disk.append_file(FileId::PeersDraft, file);
+            self.disk.finish_file(FileId::PeersDraft, FileId::Peers);
+        }
     }
 
     /// The file of the peers is on disk.
     pub(super) fn peers_finished(&mut self, now: Time) {
         self.peers.writing = false;
         if self.peers.dirty {
-            self.peers.write(&mut self.disk);
             return;
         }
         self.out.hellos.append(&mut self.peers.answers);

@@ -43,6 +43,16 @@ pub enum OpenError {
         /// What is there instead.
         found: String,
     },
+    /// There is no log, though there once was one.
+    #[error(
+        "the log is gone (no .wal file), but {found}: votes and acknowledged data are missing; \
+         restore the .wal files of this directory, or move the directory away and let the node \
+         catch up from its peers"
+    )]
+    LogMissing {
+        /// What shows that there was one.
+        found: &'static str,
+    },
     /// The file that keeps the incarnations of the peers is damaged.
     #[error(
         "the file `peers` is damaged: it says whether this node may vote; move the data directory \
@@ -109,6 +119,15 @@ impl<D: Disk> Node<D> {
             report,
         } = recovered;
         let last = machine.applied();
+        let promised = files.iter().any(|file| file.id == FileId::Peers);
+        if report.segments == 0 && (promised || newest.is_some()) {
+            let found = if promised {
+                "the file `peers` is there"
+            } else {
+                "a snapshot is there"
+            };
+            return Err(OpenError::LogMissing { found });
+        }
         if last.index < snapshot_mark.index {
             let found = damaged.unwrap_or_else(|| match last {
                 EntryId::ZERO => "there is no snapshot".to_owned(),

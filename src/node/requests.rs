@@ -1,7 +1,7 @@
 //! Clients: writes that wait to be committed, reads that wait to be confirmed, and
 //! who gets which answer.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -56,7 +56,8 @@ pub enum Answer {
     NoLeader,
     /// Leadership was lost while the write waited: it may or may not happen.
     OutcomeUnknown,
-    /// Too much is waiting. Nothing was done.
+    /// Too much is waiting: writes to be committed, or answers to be taken by the one who
+    /// asks. Nothing was done.
     Busy,
     /// The disk is full. Nothing was done.
     NoSpace,
@@ -75,7 +76,14 @@ pub(super) struct Requests {
     /// index that they wait for.
     confirmed: VecDeque<(Index, Caller, Bytes)>,
     next_read: u64,
+    /// Connections whose reads are refused.
+    refused: BTreeSet<(u32, u64)>,
+    /// Bytes of values that the next flush may put out, if its driver has said so.
+    read_room: Option<usize>,
 }
+
+/// Bytes of values that one flush puts out at most, beside the one that reaches it.
+const READ_BYTES_MAX: usize = 8 << 20;
 
 impl Requests {
     /// An entry was applied: answers whoever waits for it.
@@ -123,9 +131,43 @@ impl Requests {
         );
     }
 
+    /// Bytes of values that the next flush may put out.
+    fn read_room(&self) -> usize {
+        self.read_room.unwrap_or(READ_BYTES_MAX).min(READ_BYTES_MAX)
+    }
+
+    /// Whether a read could be answered at once.
+    pub(super) fn has_read_to_serve(&self, applied: Index) -> bool {
+        let due = |(index, ..): &(Index, Caller, Bytes)| *index <= applied;
+        self.confirmed.front().is_some_and(due) && self.read_room() > 0
+    }
+
     /// How many requests wait.
     pub(super) fn len(&self) -> usize {
         self.writes.len() + self.reads.len() + self.confirmed.len()
+    }
+}
+
+impl Request {
+    /// What it holds, in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Request::Write { command, .. } => command.len(),
+            Request::Get { key } => key.len(),
+            Request::Status => 0,
+        }
+    }
+}
+
+impl Answer {
+    /// The value that it holds, in bytes.
+    #[must_use]
+    pub fn value_bytes(&self) -> usize {
+        match self {
+            Answer::Value(Some(value)) => value.len(),
+            _ => 0,
+        }
     }
 }
 
@@ -174,23 +216,38 @@ impl<D: Disk> Node<D> {
         }
     }
 
-    /// Answers the reads whose index has been applied.
+    /// Tells how many bytes of values the coming flushes may put out each, beside the one
+    /// that reaches it; reads wait while it is 0.
+    pub fn limit_reads(&mut self, bytes: usize) {
+        self.requests.read_room = Some(bytes);
+    }
+
+    /// Tells whether to refuse the reads of a connection that does not take its answers,
+    /// so that others do not wait while values are copied that nobody will get.
+    pub fn refuse_reads(&mut self, reactor: u32, connection: u64, refuse: bool) {
+        if refuse {
+            self.requests.refused.insert((reactor, connection));
+        } else {
+            self.requests.refused.remove(&(reactor, connection));
+        }
+    }
+
+    /// Answers the reads whose index has been applied, as far as there is room for the
+    /// values. Later is as good: what is read then is newer.
     pub(super) fn serve_reads(&mut self) {
         let applied = self.applied();
-        while self
-            .requests
-            .confirmed
-            .front()
-            .is_some_and(|(index, ..)| *index <= applied)
-        {
-            let (_, caller, key) = self
-                .requests
-                .confirmed
-                .pop_front()
-                .expect("there is a front");
-            self.out
-                .answers
-                .push((caller, Answer::Value(self.machine.get(&key))));
+        let mut bytes = 0;
+        while self.requests.has_read_to_serve(applied) && bytes < self.requests.read_room() {
+            let front = self.requests.confirmed.pop_front();
+            let (_, caller, key) = front.expect("there is a read to serve");
+            let from = (caller.reactor, caller.connection);
+            let answer = if self.requests.refused.contains(&from) {
+                Answer::Busy
+            } else {
+                Answer::Value(self.machine.get(&key))
+            };
+            bytes += answer.value_bytes();
+            self.out.answers.push((caller, answer));
         }
     }
 }

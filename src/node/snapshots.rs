@@ -35,6 +35,8 @@ pub(super) struct Snapshots {
     log_bytes: u64,
     /// Where the log on disk begins, as far as it was told.
     marked: EntryId,
+    /// A new snapshot makes old ones, and a part of the log, superfluous.
+    forget_due: bool,
     taken: u64,
 }
 
@@ -98,6 +100,7 @@ impl Snapshots {
         self.kept.push(snapshot.last);
         self.newest = Some(snapshot);
         self.log_bytes = 0;
+        self.forget_due = true;
     }
 }
 
@@ -190,7 +193,7 @@ impl<D: Disk> Node<D> {
         self.snapshots.newest = Some(snapshot);
         self.snapshots.log_bytes -= taking.log_bytes;
         self.snapshots.taken += 1;
-        self.forget();
+        self.snapshots.forget_due = true;
     }
 
     pub(super) fn draft_no_space(&mut self, last: EntryId) {
@@ -215,8 +218,12 @@ impl<D: Disk> Node<D> {
         }
     }
 
-    /// Forgets old snapshots, and the log that the newest one stands for.
+    /// Forgets old snapshots, and the log that the newest one stands for. Only right
+    /// after a write, when the disk has been given all of the log.
     pub(super) fn forget(&mut self) {
+        if !std::mem::take(&mut self.snapshots.forget_due) {
+            return;
+        }
         let mut excess = self.snapshots.kept.len().saturating_sub(KEPT);
         let transfers = &self.transfers;
         let disk = &mut self.disk;

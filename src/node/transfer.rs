@@ -136,6 +136,10 @@ impl<D: Disk> Node<D> {
     }
 
     /// Sends again what was not answered; forgets those who need no snapshot any more.
+    ///
+    /// To a follower that has been away all the time the newest snapshot is sent, not
+    /// the one that was the newest when it went: that would hold back the log for as
+    /// long as it stays away, and be followed by another one.
     pub(super) fn tick_transfers(&mut self, now: Time) {
         if self.transfers.running.is_empty() {
             return;
@@ -144,13 +148,25 @@ impl<D: Disk> Node<D> {
         self.transfers
             .running
             .retain(|to, _| raft.awaits_snapshot(*to));
+        let newest = self.snapshots.newest().map(|snapshot| snapshot.last.index);
+        let base = raft.log().base().index;
         let late = self
             .transfers
             .running
             .iter()
-            .filter(|(_, transfer)| transfer.retry <= now);
-        for to in late.map(|(to, _)| *to).collect::<Vec<_>>() {
-            self.read_chunk(now, to);
+            .filter(|(_, transfer)| transfer.retry <= now)
+            .map(|(to, transfer)| {
+                let last = transfer.snapshot.last.index;
+                let outdated = newest.is_some_and(|newest| newest > last);
+                // Nothing of it is there yet, or it would need another one behind it.
+                (*to, outdated && (transfer.offset == 0 || last < base))
+            });
+        for (to, begin_anew) in late.collect::<Vec<_>>() {
+            if begin_anew {
+                self.begin_transfer(now, to);
+            } else {
+                self.read_chunk(now, to);
+            }
         }
     }
 }

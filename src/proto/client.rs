@@ -65,7 +65,11 @@ pub fn decode_request(payload: Bytes, sequence: u64) -> Result<Request, ClientEr
     at_most("key", key.len(), limits::KEY_BYTES_MAX)?;
     at_most("value", value.len(), limits::VALUE_BYTES_MAX)?;
     let op = match operation {
-        pb::OperationType::Get => return Ok(Request::Get { key }),
+        // A key of its own: a slice would keep all of what came alive while it waits.
+        pb::OperationType::Get => {
+            let key = Bytes::copy_from_slice(&key);
+            return Ok(Request::Get { key });
+        }
         pb::OperationType::Put => WriteOp::Put { key, value },
         pb::OperationType::Update => WriteOp::Update { key, value },
         pb::OperationType::Delete => WriteOp::Remove { key },
@@ -138,7 +142,7 @@ pub fn encode_answer(
             Code::OutcomeUnknown,
             "outcome unknown, retry with the same session",
         ),
-        Answer::Busy => error(Code::Busy, "busy, too much is waiting to be committed"),
+        Answer::Busy => error(Code::Busy, "busy, too much is waiting"),
         Answer::NoSpace => error(Code::NoSpace, "no space left on the leader's disk"),
         Answer::Status(_) => unreachable!("status has a message of its own"),
     }

@@ -38,6 +38,7 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
                 term,
                 vote_granted: *granted,
                 pre_vote: true,
+                learner: message.learner,
             },
         ),
         Body::VoteReply { granted } => call(
@@ -46,6 +47,7 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
                 term,
                 vote_granted: *granted,
                 pre_vote: false,
+                learner: message.learner,
             },
         ),
         Body::Append {
@@ -63,9 +65,14 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
                 leader_commit: signed(commit.0),
                 heartbeat: false,
                 read_round: 0,
+                leader_last: 0,
             },
         ),
-        Body::Heartbeat { commit, round } => call(
+        Body::Heartbeat {
+            commit,
+            round,
+            last,
+        } => call(
             APPEND_ENTRIES,
             &pb::AppendEntriesRequest {
                 term,
@@ -73,14 +80,16 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
                 leader_commit: signed(commit.0),
                 heartbeat: true,
                 read_round: *round,
+                leader_last: signed(last.0),
                 ..Default::default()
             },
         ),
-        Body::AppendReply(reply) => call(APPEND_ENTRIES, &append_reply(term, *reply)),
+        Body::AppendReply(reply) => call(APPEND_ENTRIES, &append_reply(message, *reply)),
         Body::HeartbeatReply { round } => call(
             APPEND_ENTRIES,
             &pb::AppendEntriesResponse {
                 term,
+                learner: message.learner,
                 success: true,
                 heartbeat: true,
                 read_round: *round,
@@ -101,6 +110,7 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
                 checksum: snapshot.checksum,
                 next_offset: signed(*next_offset),
                 installed: *installed,
+                learner: message.learner,
                 total_bytes: signed(snapshot.total_bytes),
             },
         ),
@@ -146,16 +156,19 @@ fn encode_entry(entry: &Entry) -> pb::LogEntry {
     }
 }
 
-fn append_reply(term: i64, reply: Result<Accepted, Rejected>) -> pb::AppendEntriesResponse {
+fn append_reply(message: &Message, reply: Result<Accepted, Rejected>) -> pb::AppendEntriesResponse {
+    let (term, learner) = (signed(message.term.0), message.learner);
     match reply {
         Ok(Accepted { match_index }) => pb::AppendEntriesResponse {
             term,
+            learner,
             success: true,
             last_log_index: signed(match_index.0),
             ..Default::default()
         },
         Err(Rejected { rejected, hint }) => pb::AppendEntriesResponse {
             term,
+            learner,
             success: false,
             rejected_index: signed(rejected.0),
             hint_index: signed(hint.index.0),
@@ -248,6 +261,7 @@ pub fn decode_request(
         to,
         term,
         call,
+        learner: false,
         body,
     })
 }
@@ -258,6 +272,7 @@ fn decode_append(append: pb::AppendEntriesRequest) -> Result<Body, PeerError> {
         return Ok(Body::Heartbeat {
             commit,
             round: append.read_round,
+            last: Index(number(append.leader_last)?),
         });
     }
     let prev = entry_id(append.prev_log_index, append.prev_log_term)?;
@@ -316,7 +331,7 @@ pub fn decode_reply(
     call: u64,
     payload: Bytes,
 ) -> Result<Message, PeerError> {
-    let (term, body) = if method == REQUEST_VOTE.as_bytes() {
+    let (term, learner, body) = if method == REQUEST_VOTE.as_bytes() {
         let vote = pb::RequestVoteResponse::decode(payload)?;
         let granted = vote.vote_granted;
         let body = if vote.pre_vote {
@@ -324,10 +339,10 @@ pub fn decode_reply(
         } else {
             Body::VoteReply { granted }
         };
-        (vote.term, body)
+        (vote.term, vote.learner, body)
     } else if method == APPEND_ENTRIES.as_bytes() {
         let reply = pb::AppendEntriesResponse::decode(payload)?;
-        (reply.term, decode_append_reply(&reply)?)
+        (reply.term, reply.learner, decode_append_reply(&reply)?)
     } else if method == INSTALL_SNAPSHOT.as_bytes() {
         let reply = pb::InstallSnapshotResponse::decode(payload)?;
         let snapshot = SnapshotMeta {
@@ -338,6 +353,7 @@ pub fn decode_reply(
         let (next_offset, installed) = (number(reply.next_offset)?, reply.installed);
         (
             reply.term,
+            reply.learner,
             Body::SnapshotReply {
                 snapshot,
                 next_offset,
@@ -352,6 +368,7 @@ pub fn decode_reply(
         to,
         term: Term(number(term)?),
         call,
+        learner,
         body,
     })
 }

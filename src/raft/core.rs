@@ -117,8 +117,8 @@ pub struct Raft {
     pub(super) election_deadline: Time,
     pub(super) rng: StdRng,
     pub(super) may_vote: bool,
-    /// What the leader of this term last said is committed, here or not.
-    pub(super) leader_commit: Index,
+    /// Where the leader of this term last said its log ends.
+    pub(super) leader_last: Option<Index>,
     pub(super) out: Ready,
 }
 
@@ -147,7 +147,7 @@ impl Raft {
         let rng = StdRng::seed_from_u64(config.seed);
         let mut raft = Raft {
             may_vote: !config.lost_directory,
-            leader_commit: Index::ZERO,
+            leader_last: None,
             written_state: hard_state,
             stable_state: hard_state,
             hard_state,
@@ -235,13 +235,21 @@ impl Raft {
     }
 
     fn dispatch(&mut self, now: Time, message: Message) {
+        if !message.body.is_request() {
+            self.note_learner(message.from, message.learner);
+        }
         match message.body {
             Body::PreVote { last } => self.handle_pre_vote(now, &message, last),
             Body::PreVoteReply { granted } => self.handle_pre_vote_reply(now, &message, granted),
             Body::Vote { last } => self.handle_vote(now, &message, last),
             Body::VoteReply { granted } => self.handle_vote_reply(now, &message, granted),
             Body::Append { .. } => self.handle_append(now, message),
-            Body::Heartbeat { commit, round } => {
+            Body::Heartbeat {
+                commit,
+                round,
+                last,
+            } => {
+                self.leader_last = Some(last);
                 self.handle_heartbeat(now, &message, commit, round);
             }
             Body::Snapshot(_) => self.handle_snapshot(now, message),
@@ -325,7 +333,8 @@ impl Raft {
     ///
     /// The caller clamps `last` to what later truncations left of that batch (an
     /// entry that was truncated and came back is not durable again by an old
-    /// confirmation).
+    /// confirmation), and likewise to the new base where the log was reset. Only a
+    /// truncation or reset that it has not been handed yet is clamped here.
     pub fn persisted(&mut self, now: Time, hard_state: Option<HardState>, last: Index) {
         let before = invariants::Mark::of(self);
         if let Some(state) = hard_state {
@@ -336,7 +345,12 @@ impl Raft {
             self.stable_state = state;
             self.count_own_vote(now);
         }
-        if self.log.confirm(last) {
+        // What was truncated since the last ready value is not known to the caller yet,
+        // and whatever is confirmed now was written before.
+        let write = &self.out.write;
+        let cut = write.truncate_from.map(Index::prev);
+        let cut = cut.or(write.reset_to.map(|base| base.index));
+        if self.log.confirm(cut.map_or(last, |cut| last.min(cut))) {
             self.maybe_commit();
         }
         before.check_step(self);
@@ -344,10 +358,11 @@ impl Raft {
 
     /// What was sent to `peer` is probably lost: its connection broke or was made anew.
     pub fn peer_unreachable(&mut self, peer: NodeId) {
+        let (base, last) = (self.log.base().index, self.log.last().index);
         if let Some(progress) = self.progress_mut(peer)
             && progress.state != super::ProgressState::Snapshot
         {
-            progress.probe_from(Index::ZERO);
+            progress.ask_again(base, last);
         }
     }
 
@@ -402,6 +417,7 @@ impl Raft {
             to,
             term: self.hard_state.term,
             call: 0,
+            learner: false,
             body,
         };
         self.out.messages.push(message);
@@ -423,6 +439,7 @@ impl Raft {
             to: to.from,
             term: self.hard_state.term,
             call: to.call,
+            learner: !self.may_vote,
             body,
         }
     }
@@ -525,10 +542,10 @@ impl Raft {
         self.commit_index
     }
 
-    /// What the leader of this term last said is committed; this node may not have it.
+    /// Where the leader of this term last said its log ends.
     #[must_use]
-    pub fn leader_commit(&self) -> Index {
-        self.leader_commit
+    pub fn leader_last(&self) -> Option<Index> {
+        self.leader_last
     }
 
     /// The log.

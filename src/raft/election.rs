@@ -9,7 +9,7 @@ use crate::raft::leader::Leader;
 use crate::raft::message::{Body, Message};
 use crate::raft::quorum::{Tally, Verdict};
 use crate::time::Time;
-use crate::types::{EntryId, Index, NodeId, Payload, Term};
+use crate::types::{EntryId, NodeId, Payload, Term};
 
 /// How often the first node asks for votes while nothing has ever happened.
 pub(super) const FIRST_LEADER_RETRY: Duration = Duration::from_millis(100);
@@ -57,7 +57,7 @@ impl Raft {
             // The vote is of a term; the new one has none yet.
             self.hard_state.term = term;
             self.hard_state.voted_for = None;
-            self.leader_commit = Index::ZERO;
+            self.leader_last = None;
         }
         if leader.is_some() {
             self.leader_heard = now;
@@ -91,6 +91,7 @@ impl Raft {
                 to,
                 term,
                 call: 0,
+                learner: false,
                 body: body.clone(),
             };
             self.out.messages.push(message);
@@ -126,23 +127,22 @@ impl Raft {
         );
         debug!(target: "Raft", "obtain majority of votes, win the election");
         info!(target: "Raft", "lead: term={} last={}", self.hard_state.term, self.log.last());
+        // Older entries are committed with the first entry of this term, never by
+        // counting them (§5.4.2): so there has to be one at once (§8).
+        let term_start = self.append_own(Payload::Noop).index;
         let uncommitted = self
             .log
             .slice(self.commit_index.next(), self.log.last().index)
             .iter();
         let uncommitted_bytes = uncommitted.map(crate::types::Entry::size_bytes).sum();
-        // Older entries are committed with the first entry of this term, never by
-        // counting them (§5.4.2): so there has to be one at once (§8).
-        let next = self.log.last().index.next();
         let followers = self.peers();
         self.role = Role::Leader(Box::new(Leader::new(
             now,
             &followers,
-            next,
+            term_start,
             uncommitted_bytes,
         )));
         self.leader = Some(self.config.id);
-        self.append_own(Payload::Noop);
         self.send_round(now);
     }
 
@@ -197,6 +197,10 @@ impl Raft {
         if granted {
             debug!(target: "Raft", "approve to vote: term={} candidate={}", self.hard_state.term, message.from.0);
             self.hard_state.voted_for = Some(message.from);
+            if matches!(self.role, Role::PreCandidate(_)) {
+                // Else it would go on to depose the one it has just helped.
+                self.transition(now, Transition::Follower(self.hard_state.term, None));
+            }
             self.reset_election_timer(now);
             self.promise(message, Body::VoteReply { granted });
         } else {

@@ -39,7 +39,6 @@ impl Raft {
             unreachable!("dispatched by body")
         };
         let (prev, commit, entries) = (*prev, *commit, std::mem::take(entries));
-        self.leader_commit = commit;
         if prev.index < self.commit_index {
             return self.append_behind_commit(&message, prev, entries, commit);
         }
@@ -67,7 +66,15 @@ impl Raft {
         commit: Index,
     ) {
         let known = usize::try_from(self.commit_index.0 - prev.index.0).unwrap_or(usize::MAX);
-        entries.drain(..known.min(entries.len()));
+        let last_known = entries.drain(..known.min(entries.len())).next_back();
+        if let Some(entry) = last_known
+            && entry.id.index == self.commit_index
+            && !self.log.contains(entry.id)
+        {
+            // Only the sender's word says so.
+            error!(target: "Raft", "a leader contradicts what is committed: from={} has={} term={:?}", message.from, entry.id, self.log.term_at(self.commit_index));
+            return;
+        }
         self.take_entries(message, self.commit_index, entries, commit);
     }
 
@@ -193,12 +200,18 @@ impl Raft {
             .take_if(|from| *from <= last.index);
         if self.log.contains(last) {
             // What follows it in the own log may well be right, and stays (§7).
+            if self.log.written() < last.index {
+                // The entries in between are never written: no gap on the disk.
+                self.out.write.truncate_from = None;
+                self.out.write.reset_to = Some(last);
+            }
             self.log.compact(last.index);
         } else {
             self.log.reset(last);
             self.out.write.truncate_from = None;
             self.out.write.reset_to = Some(last);
         }
+        self.recount_uncommitted();
         true
     }
 }

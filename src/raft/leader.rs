@@ -12,7 +12,7 @@ use crate::raft::progress::{Progress, State};
 use crate::raft::quorum;
 use crate::raft::read::{ReadId, ReadOutcome, Reads};
 use crate::time::Time;
-use crate::types::{Entry, EntryId, Index, NodeId};
+use crate::types::{Entry, EntryId, Index, NodeId, Payload};
 
 /// Entries that ride along with a probe, in bytes: it is repeated with every
 /// heartbeat, to a follower that may be gone.
@@ -70,16 +70,22 @@ impl Leader {
         self.reads.lose_all(out);
     }
 
+    /// What each follower has reached; those that do not count have reached nothing.
+    fn counted<T: Default>(&self, reached: impl Fn(&Progress) -> T) -> Vec<T> {
+        let of = |p: &Progress| if p.counts { reached(p) } else { T::default() };
+        self.followers.values().map(of).collect()
+    }
+
     /// The newest round that a majority, the leader with it, has answered.
     fn round_of_majority(&self) -> u64 {
-        let mut rounds: Vec<u64> = self.followers.values().map(|p| p.round).collect();
+        let mut rounds = self.counted(|progress| progress.round);
         rounds.push(self.reads.sent());
         quorum::reached_by_majority(&mut rounds)
     }
 
     /// When a majority, the leader with it, was last heard of.
     fn majority_heard(&self, now: Time) -> Time {
-        let mut heard: Vec<Time> = self.followers.values().map(|p| p.heard).collect();
+        let mut heard = self.counted(|progress| progress.heard);
         heard.push(now);
         quorum::reached_by_majority(&mut heard)
     }
@@ -99,22 +105,37 @@ impl Raft {
             warn!(target: "Raft", "no majority heard, step down: term={}", self.hard_state.term);
             return self.transition(now, Transition::Follower(self.hard_state.term, None));
         }
+        let (base, last) = (self.log.base().index, self.log.last().index);
         for progress in leader.followers.values_mut() {
-            match progress.state {
-                State::Probe { .. } => progress.state = State::Probe { sent: false },
-                State::Replicate if progress.stalled_since(now - patience_min) => {
-                    progress.probe_from(Index::ZERO);
-                }
-                State::Replicate | State::Snapshot => {}
+            let probing = matches!(progress.state, State::Probe { .. });
+            if probing || progress.stalled_since(now - patience_min) {
+                progress.ask_again(base, last);
             }
         }
+        // A member that has lost its directory counts again when it has an entry that was
+        // made after its return and committed without it: see to it that there is one.
+        let waits = |p: &Progress| !p.counts && p.match_index == last;
+        if leader.followers.values().any(waits) && last == self.commit_index {
+            self.append_own(Payload::Noop);
+        }
         self.send_round(now);
+    }
+
+    /// A follower says whether its answers count.
+    pub(super) fn note_learner(&mut self, from: NodeId, learner: bool) {
+        if let Some(progress) = self.progress_mut(from) {
+            let back = !progress.counts && !learner;
+            progress.counts = !learner;
+            if back {
+                self.maybe_commit();
+            }
+        }
     }
 
     /// Sends a heartbeat to everyone: it keeps the followers from campaigning, tells
     /// them what is committed, and confirms the reads that came in before it.
     pub(super) fn send_round(&mut self, now: Time) {
-        let commit_index = self.commit_index;
+        let (commit_index, last) = (self.commit_index, self.log.last().index);
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
@@ -129,7 +150,12 @@ impl Raft {
             // Where the follower's log ends in a dead leader's tail, its entries up to
             // the commit index are not ours yet: only what is known to match counts.
             let commit = commit_index.min(match_index);
-            self.send(to, Body::Heartbeat { commit, round });
+            let body = Body::Heartbeat {
+                commit,
+                round,
+                last,
+            };
+            self.send(to, body);
         }
         self.confirm_rounds(); // A cluster of one is its own majority.
     }
@@ -235,7 +261,12 @@ impl Raft {
                 error!(target: "Raft", "a follower confirms what was never sent: from={from} index={match_index} last={last}");
             }
             Ok(Accepted { match_index }) => {
-                if progress.accepted(now, match_index) {
+                let waits = progress.state == State::Snapshot;
+                let news = progress.accepted(now, match_index);
+                if waits && progress.match_index < self.log.base().index {
+                    progress.await_snapshot(); // Late, and not enough to go on without.
+                }
+                if news {
                     self.maybe_commit();
                 }
             }
@@ -274,7 +305,7 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        let mut matched: Vec<Index> = leader.followers.values().map(|p| p.match_index).collect();
+        let mut matched = leader.counted(|progress| progress.match_index);
         matched.push(self.log.stable()); // Ours counts once it is on disk, not before.
         let index = quorum::committed_by_majority(&mut matched);
         if index <= self.commit_index || self.log.term_at(index) != Some(self.hard_state.term) {
@@ -285,6 +316,16 @@ impl Raft {
         self.commit_index = index;
         for id in leader.early_reads.drain(..) {
             leader.reads.push(id, index);
+        }
+    }
+
+    /// The commit index moved by other means than [`Raft::maybe_commit`]: by a snapshot
+    /// that was still being installed when this node began to lead.
+    pub(super) fn recount_uncommitted(&mut self) {
+        if let Role::Leader(leader) = &mut self.role {
+            let last = self.log.last().index;
+            let uncommitted = self.log.slice(self.commit_index.next(), last).iter();
+            leader.uncommitted_bytes = uncommitted.map(Entry::size_bytes).sum();
         }
     }
 
@@ -306,10 +347,11 @@ impl Raft {
     /// The snapshot for `to` can't be sent, or another would serve better: asks the
     /// follower anew where it stands.
     pub fn give_up_snapshot(&mut self, to: NodeId) {
+        let (base, last) = (self.log.base().index, self.log.last().index);
         if self.awaits_snapshot(to)
             && let Some(progress) = self.progress_mut(to)
         {
-            progress.probe_from(Index::ZERO);
+            progress.ask_again(base, last);
         }
     }
 
@@ -337,7 +379,7 @@ impl Raft {
         } else if progress.accepted(now, snapshot.last.index) {
             self.maybe_commit();
         } else {
-            progress.probe_from(Index::ZERO);
+            progress.ask_again(self.log.base().index, last);
         }
     }
 }

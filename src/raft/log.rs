@@ -70,6 +70,12 @@ impl Log {
         self.stable
     }
 
+    /// Up to where entries have been handed to the disk.
+    #[must_use]
+    pub fn written(&self) -> Index {
+        self.written
+    }
+
     /// What the entries take in memory, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -16,6 +16,10 @@ pub struct Message {
     pub term: Term,
     /// Names the call on its connection; an answer repeats it. Means nothing to Raft.
     pub call: u64,
+    /// The sender takes no part in elections, since it has lost its directory: what it
+    /// may have promised before, it has forgotten. Its answers tell the leader what to
+    /// send, and count for nothing.
+    pub learner: bool,
     /// What is said.
     pub body: Body,
 }
@@ -65,6 +69,8 @@ pub enum Body {
         commit: Index,
         /// Numbers the rounds of a term; see [`crate::raft::read`].
         round: u64,
+        /// The end of the leader's log.
+        last: Index,
     },
     /// At the time of this answer the follower knew of no later term: so nobody else
     /// could have led when the round was sent.

@@ -46,6 +46,8 @@ mod progress;
 pub mod quorum;
 pub mod read;
 mod ready;
+#[cfg(test)]
+mod tests;
 
 pub use self::core::{Config, ProposeError, Raft, RoleName};
 pub use self::invariants::check_log;

@@ -40,6 +40,9 @@ pub struct Progress {
     pub next_index: Index,
     /// How it is being served.
     pub state: State,
+    /// Whether it counts in majorities: not while it catches up after it has lost its
+    /// directory.
+    pub counts: bool,
     /// When it was last heard of, in this term.
     pub heard: Time,
     /// The newest heartbeat round it has answered.
@@ -58,6 +61,7 @@ impl Progress {
             match_index: Index::ZERO,
             next_index,
             state: State::Probe { sent: false },
+            counts: true,
             heard: now,
             round: 0,
             moved: now,
@@ -125,6 +129,18 @@ impl Progress {
         self.state = State::Probe { sent: false };
         self.next_index = next.max(self.match_index.next());
         self.clear_window();
+    }
+
+    /// What was sent is probably lost: asks again where the logs part. An open search
+    /// goes on where it was; else from what is known to match, or, where that is
+    /// compacted (`base` is the last compacted index), from the end of the log: the
+    /// follower may have more than it got to confirm, and a snapshot is dear.
+    pub fn ask_again(&mut self, base: Index, last: Index) {
+        match self.state {
+            State::Probe { .. } => self.state = State::Probe { sent: false },
+            _ if self.match_index >= base => self.probe_from(self.match_index.next()),
+            _ => self.probe_from(last.next()),
+        }
     }
 
     /// It needs a snapshot.

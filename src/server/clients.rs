@@ -3,8 +3,10 @@
 //!
 //! The room for an answer is reserved when its request is let in: a reactor has at
 //! most [`limits::REQUESTS_IN_FLIGHT_MAX`] requests with the raft thread, which is what
-//! its lane for answers holds. At the limit, and at a limit for each connection, no
-//! more is read, so that TCP pushes back at the client; peers have lanes of their own.
+//! its lane for answers holds. At the limit, at one for the bytes of requests, and at one
+//! for each connection no more is read, so that TCP pushes back at the client; peers have
+//! lanes of their own. A client that does not take its answers is read no further either
+//! (see [`Io`]), and of what it has asked for before, values are not queued without end.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -21,9 +23,14 @@ use crate::net::{ConnectionId, Io};
 use crate::node::{Answer, Caller, Request};
 use crate::pb;
 use crate::proto;
-use crate::server::mail::{FromClient, ToClient, connection_number, connection_of};
+use crate::server::mail::{FromClient, Load, ToClient, connection_number, connection_of};
 use crate::server::peers::Connected;
 use crate::types::NodeId;
+
+/// What the answers hold that one round takes over, in bytes, and what is counted for one
+/// beside its value.
+const ANSWER_BYTES_PER_ROUND: usize = 1 << 20;
+const ANSWER_OVERHEAD_BYTES: usize = 256;
 
 pub(super) struct Clients {
     /// Which reactor this is.
@@ -32,12 +39,18 @@ pub(super) struct Clients {
     connected: Arc<Connected>,
     started: Instant,
     to_raft: Sender<FromClient>,
+    /// What waits in `to_raft`, of this reactor.
+    request_load: Arc<Load>,
     answers: Receiver<ToClient>,
+    /// The values that wait in `answers`, of all reactors.
+    answer_load: Arc<Load>,
     /// Requests with the raft thread, over all connections.
     in_flight: usize,
     connections: HashMap<ConnectionId, Client>,
-    /// Connections that are not read from because the reactor is at its limit.
+    /// Connections that are not read from because the reactor is at a limit.
     held_back: VecDeque<ConnectionId>,
+    /// What the raft thread is to be told of connections that are clogged or no longer.
+    notes: VecDeque<(ConnectionId, bool)>,
     /// Whether something was sent that the raft thread has not been rung for.
     unrung: bool,
 }
@@ -47,6 +60,12 @@ pub(super) struct Clients {
 struct Client {
     in_flight: usize,
     paused: bool,
+    /// It is among those who wait for room in the reactor.
+    held_back: bool,
+    /// The raft thread knows that it does not take its answers.
+    clogged: bool,
+    /// It is closed, and what it has asked for is still to be answered.
+    gone: bool,
     /// It will send no more, and gets what it still waits for.
     read_closed: bool,
 }
@@ -56,8 +75,8 @@ impl Clients {
         reactor: u32,
         addresses: Arc<HashMap<NodeId, SocketAddr>>,
         connected: Arc<Connected>,
-        to_raft: Sender<FromClient>,
-        answers: Receiver<ToClient>,
+        (to_raft, request_load): (Sender<FromClient>, Arc<Load>),
+        (answers, answer_load): (Receiver<ToClient>, Arc<Load>),
     ) -> Clients {
         Clients {
             reactor,
@@ -65,10 +84,13 @@ impl Clients {
             connected,
             started: Instant::now(),
             to_raft,
+            request_load,
             answers,
+            answer_load,
             in_flight: 0,
             connections: HashMap::new(),
             held_back: VecDeque::new(),
+            notes: VecDeque::new(),
             unrung: false,
         }
     }
@@ -108,18 +130,25 @@ impl Clients {
             connection: connection_number(connection),
             sequence,
         };
-        match self.to_raft.try_send_quiet(FromClient { caller, request }) {
+        if self.is_full() {
+            // Of another connection that was read in the same round.
+            refuse_busy(io, connection, sequence);
+            return self.hold_back(io, connection);
+        }
+        let bytes = request.size_bytes();
+        self.request_load.add(bytes);
+        self.note_clogged(connection, false);
+        let mail = FromClient::Request(caller, request);
+        match self.to_raft.try_send_quiet(mail) {
             Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                let busy = proto::encode_answer(Answer::Busy, |_| None);
-                io.send_call(
-                    connection,
-                    proto::KV_SERVICE,
-                    proto::EXECUTE,
-                    sequence,
-                    &busy,
-                );
-                return;
+            Err(TrySendError::Full(_)) => {
+                self.request_load.sub(bytes);
+                return refuse_busy(io, connection, sequence);
+            }
+            Err(TrySendError::Disconnected(_)) => {
+                // The raft thread has ended: another node is a better place to ask.
+                self.request_load.sub(bytes);
+                return io.abort(connection);
             }
         }
         self.unrung = true;
@@ -129,27 +158,85 @@ impl Clients {
         if client.in_flight >= limits::CONNECTION_REQUESTS_MAX {
             client.paused = true;
             io.pause_reading(connection);
-        } else if self.in_flight >= limits::REQUESTS_IN_FLIGHT_MAX {
-            client.paused = true;
-            io.pause_reading(connection);
-            self.held_back.push_back(connection);
+        } else if self.is_full() {
+            self.hold_back(io, connection);
         }
     }
 
-    /// Sends the answers that wait in the mailbox.
+    /// Whether no more may be with the raft thread. Then there is an answer to come.
+    fn is_full(&self) -> bool {
+        self.in_flight >= limits::REQUESTS_IN_FLIGHT_MAX
+            || self.request_load.get() >= limits::REQUEST_BYTES_MAX
+    }
+
+    fn hold_back(&mut self, io: &mut Io, connection: ConnectionId) {
+        let client = self.connections.entry(connection).or_default();
+        (client.paused, client.held_back) = (true, true);
+        io.pause_reading(connection);
+        self.held_back.push_back(connection);
+    }
+
+    /// Sends the answers that wait in the mailbox, a round's worth of them.
     pub(super) fn send_answers(&mut self, io: &mut Io) {
+        let mut left = ANSWER_BYTES_PER_ROUND;
         while let Some(ToClient { caller, answer }) = self.answers.try_recv() {
+            let bytes = answer.value_bytes();
+            left = left.saturating_sub(ANSWER_OVERHEAD_BYTES + bytes);
+            if bytes > 0 && self.answer_load.sub(bytes) >= limits::ANSWER_BYTES_MAX {
+                // The raft thread waits for room.
+                self.unrung = true;
+            }
             let connection = connection_of(caller.connection);
             self.in_flight -= 1;
             self.send_answer(io, connection, caller.sequence, answer);
             self.settle(io, connection);
-            if let Some(next) = self.held_back.pop_front() {
+            if !self.is_full()
+                && let Some(next) = self.held_back.pop_front()
+            {
                 self.resume(io, next);
+            }
+            if left == 0 {
+                // The raft thread may be as quick: sockets and peers get their turn.
+                io.wake_again();
+                break;
+            }
+        }
+        // Who was resumed may have nothing to ask, and no answer come that resumes the next.
+        if self.in_flight == 0 {
+            for connection in std::mem::take(&mut self.held_back) {
+                self.resume(io, connection);
             }
         }
     }
 
-    fn send_answer(&self, io: &mut Io, to: ConnectionId, sequence: u64, answer: Answer) {
+    /// Tells the raft thread whether the connection has too much to take. Once it is read
+    /// from again, it has taken most of it.
+    fn note_clogged(&mut self, connection: ConnectionId, clogged: bool) {
+        let Some(client) = self.connections.get_mut(&connection) else {
+            return;
+        };
+        if std::mem::replace(&mut client.clogged, clogged) != clogged {
+            self.notes.push_back((connection, clogged));
+            self.send_notes();
+        }
+    }
+
+    fn send_notes(&mut self) {
+        while let Some((connection, clogged)) = self.notes.pop_front() {
+            let note = FromClient::Clogged {
+                reactor: self.reactor,
+                connection: connection_number(connection),
+                clogged,
+            };
+            if let Err(TrySendError::Full(_)) = self.to_raft.try_send_quiet(note) {
+                // In the next round, which comes: all those requests are answered.
+                return self.notes.push_front((connection, clogged));
+            }
+            self.unrung = true;
+        }
+    }
+
+    fn send_answer(&mut self, io: &mut Io, to: ConnectionId, sequence: u64, answer: Answer) {
         if let Answer::Status(status) = answer {
             let uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
             let status = proto::encode_status(&status, |id| self.connected.get(id), uptime_ms);
@@ -162,6 +249,12 @@ impl Clients {
             );
             return;
         }
+        // Who has so much to take, and asks for more, has to take it first.
+        let is_over = io.queued_bytes(to) >= limits::CONNECTION_OUTPUT_BYTES_MAX;
+        if is_over && answer.value_bytes() > 0 {
+            self.note_clogged(to, true);
+            return refuse_busy(io, to, sequence);
+        }
         let address = |id: NodeId| self.addresses.get(&id).map(SocketAddr::to_string);
         let response = proto::encode_answer(answer, address);
         io.send_call(to, proto::KV_SERVICE, proto::EXECUTE, sequence, &response);
@@ -173,10 +266,17 @@ impl Clients {
             return;
         };
         client.in_flight -= 1;
+        if client.gone {
+            if client.in_flight == 0 {
+                self.forget(connection);
+            }
+            return;
+        }
         if client.in_flight == 0 && client.read_closed {
             io.close(connection);
         }
-        if client.paused && client.in_flight < limits::CONNECTION_REQUESTS_MAX / 2 {
+        let has_room = client.in_flight < limits::CONNECTION_REQUESTS_MAX / 2;
+        if client.paused && !client.held_back && has_room {
             self.resume(io, connection);
         }
     }
@@ -185,6 +285,7 @@ impl Clients {
         let Some(client) = self.connections.get_mut(&connection) else {
             return;
         };
+        client.held_back = false;
         if client.paused && client.in_flight < limits::CONNECTION_REQUESTS_MAX {
             client.paused = false;
             io.resume_reading(connection);
@@ -198,17 +299,41 @@ impl Clients {
         }
     }
 
-    pub(super) fn on_close(&mut self, connection: ConnectionId) {
-        // Its answers will come, count as answered, and go nowhere.
+    fn forget(&mut self, connection: ConnectionId) {
+        self.note_clogged(connection, false);
         self.connections.remove(&connection);
+    }
+
+    pub(super) fn on_close(&mut self, connection: ConnectionId) {
+        // Its answers will come, count as answered, and go nowhere; values are not even
+        // looked up for it.
+        match self.connections.get_mut(&connection) {
+            Some(client) if client.in_flight > 0 => {
+                client.gone = true;
+                self.note_clogged(connection, true);
+            }
+            _ => self.forget(connection),
+        }
     }
 
     /// Wakes the raft thread, once for all requests of the round.
     pub(super) fn ring(&mut self) {
+        self.send_notes();
         if std::mem::take(&mut self.unrung) {
             self.to_raft.ring();
         }
     }
+}
+
+fn refuse_busy(io: &mut Io, connection: ConnectionId, sequence: u64) {
+    let busy = proto::encode_answer(Answer::Busy, |_| None);
+    io.send_call(
+        connection,
+        proto::KV_SERVICE,
+        proto::EXECUTE,
+        sequence,
+        &busy,
+    );
 }
 
 /// Answers what is no request. The connection stays open: its frames are right.

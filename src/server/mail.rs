@@ -1,5 +1,8 @@
 //! What the threads of a server say to each other, and how much of it may wait.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::disk::DiskEvent;
 use crate::limits;
 use crate::mailbox::{Receiver, Sender};
@@ -8,10 +11,40 @@ use crate::node::{Answer, Caller, Hello, HelloReply, Request};
 use crate::raft::Message;
 use crate::types::NodeId;
 
+/// How many bytes the messages of a lane hold, so that not only their number is bounded.
+/// Added to by the sender before a message is there, taken from by the receiver.
+#[derive(Debug, Default)]
+pub(super) struct Load(AtomicUsize);
+
+impl Load {
+    pub(super) fn add(&self, bytes: usize) {
+        // ORDERING: the lane publishes the messages; whoever waits for room is rung for,
+        // and the doorbell orders what it reads here behind the `sub`.
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Returns what it was before.
+    pub(super) fn sub(&self, bytes: usize) -> usize {
+        // ORDERING: as in `add`.
+        self.0.fetch_sub(bytes, Ordering::Relaxed)
+    }
+
+    pub(super) fn get(&self) -> usize {
+        // ORDERING: as in `add`.
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// From a reactor to the raft thread, of a client.
-pub(super) struct FromClient {
-    pub(super) caller: Caller,
-    pub(super) request: Request,
+pub(super) enum FromClient {
+    Request(Caller, Request),
+    /// The connection has too much to take, or has taken it: see
+    /// [`Node::refuse_reads`](crate::node::Node::refuse_reads).
+    Clogged {
+        reactor: u32,
+        connection: u64,
+        clogged: bool,
+    },
 }
 
 /// From the reactor that has the peers to the raft thread.
@@ -56,12 +89,16 @@ pub(super) struct Inbox {
     pub(super) disk: Receiver<DiskEvent>,
     pub(super) peers: Receiver<FromPeer>,
     pub(super) clients: Receiver<FromClient>,
+    /// What waits in `clients`, for each reactor.
+    pub(super) requests: Vec<Arc<Load>>,
 }
 
 /// Where the raft thread sends to. The lane of a reactor has room for an answer to each
 /// request that it may have in flight: it is reserved when the request is let in.
 pub(super) struct Outbox {
     pub(super) clients: Vec<Sender<ToClient>>,
+    /// The values that wait in `clients`.
+    pub(super) answers: Arc<Load>,
     pub(super) peers: Sender<ToPeer>,
 }
 

@@ -35,7 +35,9 @@ use crate::mailbox::{self, Doorbell, Sender, TrySendError};
 use crate::net::{self, ConnectionBudget, EventLoop, Sharing};
 use crate::node::{Node, NodeConfig};
 use crate::server::clients::Clients;
-use crate::server::mail::{Control, DISK_MAIL_MAX, Inbox, Outbox, PEER_MAIL_MAX};
+use crate::server::mail::{
+    Control, DISK_MAIL_MAX, FromClient, FromPeer, Inbox, Load, Outbox, PEER_MAIL_MAX,
+};
 use crate::server::peers::{Connected, Peers};
 use crate::server::raft_thread::{Clock, RaftThread};
 use crate::server::reactor::Reactor;
@@ -113,6 +115,17 @@ impl StopHandle {
     }
 }
 
+/// Stops the server when dropped: a node that lacks a reactor is of no use, and its
+/// peers and clients should not wait for it.
+struct EndsServer(Sender<Control>);
+
+impl Drop for EndsServer {
+    fn drop(&mut self) {
+        // Gone is the raft thread when the reactor ends as it should.
+        let _ = self.0.try_send(Control::Stop);
+    }
+}
+
 /// The event loops and where they listen, before their threads run.
 struct Listening {
     loops: Vec<EventLoop>,
@@ -125,94 +138,22 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn start(options: ServerOptions) -> Result<Server, StartError> {
-        let ServerOptions {
-            id,
-            cluster,
-            tuning,
-            data_dir,
-        } = options;
-        let member = *cluster.member(id).expect("the command line names a member");
-        let system = |what| move |source| StartError::System { what, source };
-        net::raise_fd_limit().map_err(system("raise the limit of open files"))?;
         let seed = SysRng
             .try_next_u64()
             .map_err(|e| system("draw a random seed")(io::Error::other(e)))?;
-        let mut listening = listen(member.peer, member.client, tuning.reactors, seed)?;
-        let directory = DataDir::open(&data_dir, id, cluster.cluster_id())?;
-        let path = directory.path().display().to_string();
-        info!(target: "RaftClerk", "data directory: path={path} incarnation={:016x}", directory.incarnation());
-
-        let doorbell = Arc::new(Doorbell::for_thread());
-        let (control, control_mail) = mailbox::channel(4, doorbell.clone());
-        let (to_raft_disk, disk_mail) = mailbox::channel(DISK_MAIL_MAX, doorbell.clone());
-        let (to_raft_peer, peer_mail) = mailbox::channel(PEER_MAIL_MAX, doorbell.clone());
-        let client_room = limits::REQUESTS_IN_FLIGHT_MAX * listening.loops.len();
-        let (to_raft_client, client_mail) = mailbox::channel(client_room, doorbell.clone());
-
+        net::raise_fd_limit().map_err(system("raise the limit of open files"))?;
+        let member = *options
+            .cluster
+            .member(options.id)
+            .expect("the command line names a member");
+        let reactors = options.tuning.reactors;
+        let listening = listen(member.peer, member.client, reactors, seed)?;
+        let (lanes, inbox, doorbell) = inbox(reactors);
         let clock = Clock::start();
-        let config = node_config(&directory, id, &cluster, &tuning, seed);
-        let disk = FileDisk::open(directory, disk_sink(to_raft_disk))
-            .map_err(system("start the threads of the disk"))?;
-        let (node, summary) = Node::open(config, disk, clock.now())
-            .map_err(|source| StartError::Recovery { path, source })?;
-        info!(target: "RaftClerk", "recovered: term={} snapshot={} entries={} torn={}", node.raft().term(), summary.snapshot, summary.entries, summary.torn);
-
-        let connected = Connected::new(cluster.members().iter().map(|m| m.id.0).collect());
-        let connected = Arc::new(connected);
-        let addresses: HashMap<_, _> = cluster.members().iter().map(|m| (m.id, m.client)).collect();
-        let addresses = Arc::new(addresses);
-        let peer_doorbell = listening.loops[0].doorbell();
-        let (to_peers, mail) = mailbox::channel(PEER_MAIL_MAX, peer_doorbell);
-        let dial = cluster.members().iter().map(|m| (m.id, m.peer)).collect();
-        let peers = Peers::new(
-            id,
-            listening.peer_listener,
-            dial,
-            connected.clone(),
-            to_raft_peer,
-            mail,
-        );
-        let mut peers = Some(peers);
-        let (mut to_clients, mut stop_reactors, mut reactors) = (vec![], vec![], vec![]);
-        for (number, mut event_loop) in listening.loops.drain(..).enumerate() {
-            let bell = event_loop.doorbell();
-            let (to_client, answers) =
-                mailbox::channel(limits::REQUESTS_IN_FLIGHT_MAX, bell.clone());
-            let (stop, stop_mail) = mailbox::channel(1, bell);
-            to_clients.push(to_client);
-            stop_reactors.push(stop);
-            let clients = Clients::new(
-                number as u32,
-                addresses.clone(),
-                connected.clone(),
-                to_raft_client.clone(),
-                answers,
-            );
-            let mut reactor = Reactor {
-                clients,
-                peers: peers.take(),
-                kinds: HashMap::new(),
-                stop: stop_mail,
-            };
-            let thread = std::thread::Builder::new()
-                .name(format!("reactor-{number}"))
-                .spawn(move || event_loop.run(&mut reactor))
-                .map_err(system("start a reactor"))?;
-            reactors.push(thread);
-        }
+        let node = recover(&options, seed, clock, lanes.disk.clone())?;
+        let (reactors, stop_reactors, outbox) = start_reactors(&options, listening, &lanes)?;
         debug!(target: "RaftRpc", "rpc server start at: {}", member.peer);
         debug!(target: "RaftRpc", "kv server start at: {}", member.client);
-
-        let inbox = Inbox {
-            control: control_mail,
-            disk: disk_mail,
-            peers: peer_mail,
-            clients: client_mail,
-        };
-        let outbox = Outbox {
-            clients: to_clients,
-            peers: to_peers,
-        };
         let raft_thread = RaftThread {
             node,
             inbox,
@@ -225,7 +166,7 @@ impl Server {
             .spawn(move || run_raft(raft_thread))
             .map_err(system("start the raft thread"))?;
         Ok(Server {
-            control,
+            control: lanes.control,
             stop_reactors,
             raft,
             reactors,
@@ -266,6 +207,123 @@ impl Server {
     }
 }
 
+fn system(what: &'static str) -> impl Fn(io::Error) -> StartError {
+    move |source| StartError::System { what, source }
+}
+
+/// The ends of the raft thread's lanes that the other threads hold.
+struct Lanes {
+    control: Sender<Control>,
+    disk: Sender<DiskEvent>,
+    peers: Sender<FromPeer>,
+    clients: Sender<FromClient>,
+    /// The requests that each reactor has with the raft thread.
+    requests: Vec<Arc<Load>>,
+}
+
+fn inbox(reactors: usize) -> (Lanes, Inbox, Arc<Doorbell>) {
+    let doorbell = Arc::new(Doorbell::for_thread());
+    let (control, control_mail) = mailbox::channel(4, doorbell.clone());
+    let (disk, disk_mail) = mailbox::channel(DISK_MAIL_MAX, doorbell.clone());
+    let (peers, peer_mail) = mailbox::channel(PEER_MAIL_MAX, doorbell.clone());
+    let room = limits::REQUESTS_IN_FLIGHT_MAX * reactors;
+    let (clients, client_mail) = mailbox::channel(room, doorbell.clone());
+    let requests: Vec<Arc<Load>> = (0..reactors).map(|_| Arc::default()).collect();
+    let inbox = Inbox {
+        control: control_mail,
+        disk: disk_mail,
+        peers: peer_mail,
+        clients: client_mail,
+        requests: requests.clone(),
+    };
+    let lanes = Lanes {
+        control,
+        disk,
+        peers,
+        clients,
+        requests,
+    };
+    (lanes, inbox, doorbell)
+}
+
+/// Takes possession of the data directory and puts the node together from it.
+fn recover(
+    options: &ServerOptions,
+    seed: u64,
+    clock: Clock,
+    lane: Sender<DiskEvent>,
+) -> Result<Node<FileDisk>, StartError> {
+    let cluster_id = options.cluster.cluster_id();
+    let directory = DataDir::open(&options.data_dir, options.id, cluster_id)?;
+    let path = directory.path().display().to_string();
+    info!(target: "RaftClerk", "data directory: path={path} incarnation={:016x}", directory.incarnation());
+    let config = node_config(&directory, options, seed);
+    let disk = FileDisk::open(directory, disk_sink(lane))
+        .map_err(system("start the threads of the disk"))?;
+    let (node, summary) = Node::open(config, disk, clock.now())
+        .map_err(|source| StartError::Recovery { path, source })?;
+    info!(target: "RaftClerk", "recovered: term={} snapshot={} entries={} torn={}", node.raft().term(), summary.snapshot, summary.entries, summary.torn);
+    Ok(node)
+}
+
+type Reactors = (Vec<JoinHandle<io::Result<()>>>, Vec<Sender<()>>, Outbox);
+
+fn start_reactors(
+    options: &ServerOptions,
+    listening: Listening,
+    lanes: &Lanes,
+) -> Result<Reactors, StartError> {
+    let members = options.cluster.members();
+    let connected = Arc::new(Connected::new(members.iter().map(|m| m.id.0).collect()));
+    let addresses: HashMap<_, _> = members.iter().map(|m| (m.id, m.client)).collect();
+    let addresses = Arc::new(addresses);
+    let (to_peers, mail) = mailbox::channel(PEER_MAIL_MAX, listening.loops[0].doorbell());
+    let mut peers = Some(Peers::new(
+        (options.id, options.cluster.cluster_id()),
+        listening.peer_listener,
+        members.iter().map(|m| (m.id, m.peer)).collect(),
+        connected.clone(),
+        lanes.peers.clone(),
+        mail,
+    ));
+    let load = Arc::new(Load::default());
+    let (mut clients, mut stops, mut threads) = (vec![], vec![], vec![]);
+    for (number, mut event_loop) in listening.loops.into_iter().enumerate() {
+        let bell = event_loop.doorbell();
+        let (to_client, answers) = mailbox::channel(limits::REQUESTS_IN_FLIGHT_MAX, bell.clone());
+        let (stop, stop_mail) = mailbox::channel(1, bell);
+        clients.push(to_client);
+        stops.push(stop);
+        let mut reactor = Reactor {
+            clients: Clients::new(
+                number as u32,
+                addresses.clone(),
+                connected.clone(),
+                (lanes.clients.clone(), lanes.requests[number].clone()),
+                (answers, load.clone()),
+            ),
+            peers: peers.take(),
+            kinds: HashMap::new(),
+            stop: stop_mail,
+        };
+        let end = EndsServer(lanes.control.clone());
+        let thread = std::thread::Builder::new()
+            .name(format!("reactor-{number}"))
+            .spawn(move || {
+                let _end = end;
+                event_loop.run(&mut reactor)
+            })
+            .map_err(system("start a reactor"))?;
+        threads.push(thread);
+    }
+    let outbox = Outbox {
+        clients,
+        answers: load,
+        peers: to_peers,
+    };
+    Ok((threads, stops, outbox))
+}
+
 fn run_raft(thread: RaftThread<FileDisk>) -> Ending {
     let (ending, disk) = thread.run();
     // Whatever was promised is on disk; what is left to write may as well be.
@@ -280,10 +338,6 @@ fn listen(
     seed: u64,
 ) -> Result<Listening, StartError> {
     let at = |addr| move |source| StartError::Listen { addr, source };
-    let system = |source| StartError::System {
-        what: "make an event loop",
-        source,
-    };
     let budget = ConnectionBudget::new(limits::CONNECTIONS_MAX);
     let mut loops = Vec::new();
     for number in 0..reactors {
@@ -292,7 +346,7 @@ fn listen(
             budget: budget.clone(),
             ..net::Options::default()
         };
-        loops.push(EventLoop::new(options).map_err(system)?);
+        loops.push(EventLoop::new(options).map_err(system("make an event loop"))?);
     }
     // The peer port is not shared: it guards the client port, which is, against a
     // second process that would get a part of our clients unnoticed.
@@ -313,15 +367,10 @@ fn listen(
     })
 }
 
-fn node_config(
-    directory: &DataDir,
-    id: NodeId,
-    cluster: &Cluster,
-    tuning: &Tuning,
-    seed: u64,
-) -> NodeConfig {
+fn node_config(directory: &DataDir, options: &ServerOptions, seed: u64) -> NodeConfig {
+    let (cluster, tuning) = (&options.cluster, &options.tuning);
     NodeConfig {
-        id,
+        id: options.id,
         members: cluster.members().iter().map(|member| member.id).collect(),
         cluster_id: cluster.cluster_id(),
         incarnation: directory.incarnation(),

@@ -57,6 +57,7 @@ impl Connected {
 
 pub(super) struct Peers {
     id: NodeId,
+    cluster_id: u64,
     pub(super) listener: ListenerId,
     addresses: BTreeMap<NodeId, SocketAddr>,
     connected: Arc<Connected>,
@@ -76,11 +77,13 @@ struct Outgoing {
     connection: Option<ConnectionId>,
     /// Whether the peer has accepted our introduction on this connection.
     ready: bool,
+    /// Names the peer's data directory, as it has last introduced itself.
+    incarnation: Option<u64>,
 }
 
 impl Peers {
     pub(super) fn new(
-        id: NodeId,
+        (id, cluster_id): (NodeId, u64),
         listener: ListenerId,
         addresses: BTreeMap<NodeId, SocketAddr>,
         connected: Arc<Connected>,
@@ -89,6 +92,7 @@ impl Peers {
     ) -> Peers {
         Peers {
             id,
+            cluster_id,
             listener,
             addresses,
             connected,
@@ -110,6 +114,7 @@ impl Peers {
                     connector,
                     connection: None,
                     ready: false,
+                    incarnation: None,
                 };
                 self.outgoing.insert(*id, outgoing);
             }
@@ -190,8 +195,18 @@ impl Peers {
     }
 
     fn take_hello(&mut self, io: &mut Io, caller: Caller, hello: Hello) {
-        // Whoever dials us can be dialled: no use in waiting out a back-off.
-        if let Some(outgoing) = self.outgoing.get(&hello.from) {
+        // The node judges introductions; a stranger's must not have any effect before that.
+        let ours = hello.cluster_id == self.cluster_id && hello.to == self.id;
+        if ours && let Some(outgoing) = self.outgoing.get_mut(&hello.from) {
+            // What an earlier directory of this peer has promised, and may still be on its
+            // way, counts no more: nothing of it comes in after this introduction.
+            let before = outgoing.incarnation.replace(hello.incarnation);
+            if before.is_some_and(|before| before != hello.incarnation)
+                && let Some(connection) = outgoing.connection
+            {
+                io.abort(connection);
+            }
+            // Whoever dials us can be dialled: no use in waiting out a back-off.
             io.reset_backoff(outgoing.connector);
         }
         // Counts once the raft thread has accepted it; see `send_hello_reply`.

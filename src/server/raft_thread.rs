@@ -10,6 +10,7 @@ use std::time::Instant;
 use log::{error, info};
 
 use crate::disk::Disk;
+use crate::limits;
 use crate::mailbox::{Doorbell, TrySendError};
 use crate::node::{Node, Outputs};
 use crate::server::mail::{Control, FromClient, FromPeer, Inbox, Outbox, ToClient, ToPeer};
@@ -71,6 +72,7 @@ impl<D: Disk> RaftThread<D> {
             // From here on senders ring: what came in before that is seen now.
             self.doorbell.acknowledge();
             if self.inbox_is_empty() {
+                self.make_room_for_reads();
                 let now = self.clock.now();
                 let deadline = self.node.next_deadline(now);
                 if deadline > now {
@@ -88,6 +90,7 @@ impl<D: Disk> RaftThread<D> {
             disk,
             peers,
             clients,
+            requests: _,
         } = &self.inbox;
         control.is_empty() && disk.is_empty() && peers.is_empty() && clients.is_empty()
     }
@@ -108,21 +111,38 @@ impl<D: Disk> RaftThread<D> {
             self.take_peer(now, mail);
         }
         for _ in 0..CLIENTS_PER_BATCH {
-            let Some(FromClient { caller, request }) = self.inbox.clients.try_recv() else {
-                break;
-            };
-            self.node.handle_client(caller, request);
+            match self.inbox.clients.try_recv() {
+                None => break,
+                Some(FromClient::Request(caller, request)) => {
+                    self.inbox.requests[caller.reactor as usize].sub(request.size_bytes());
+                    self.node.handle_client(caller, request);
+                }
+                Some(FromClient::Clogged {
+                    reactor,
+                    connection,
+                    clogged,
+                }) => self.node.refuse_reads(reactor, connection, clogged),
+            }
         }
         // Time last: a process that was paused looks at its mail before it thinks
         // itself alone.
         if now >= self.node.next_deadline(now) {
             self.node.tick(now);
         }
+        self.make_room_for_reads();
         self.node.flush(now);
         self.send_out();
         self.node
             .failure()
             .map(|why| Ending::Failed(why.to_owned()))
+    }
+
+    /// Reads wait while the reactors have not taken over the values read before; they
+    /// ring when they have.
+    fn make_room_for_reads(&mut self) {
+        let waiting = self.outbox.answers.get();
+        let room = limits::ANSWER_BYTES_MAX.saturating_sub(waiting);
+        self.node.limit_reads(room);
     }
 
     fn take_peer(&mut self, now: Time, mail: FromPeer) {
@@ -159,9 +179,15 @@ impl<D: Disk> RaftThread<D> {
         for (caller, answer) in answers {
             let reactor = caller.reactor as usize;
             rung[reactor] = true;
+            self.outbox.answers.add(answer.value_bytes());
             match self.outbox.clients[reactor].try_send_quiet(ToClient { caller, answer }) {
-                Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-                Err(TrySendError::Full(_)) => {
+                Ok(()) => {}
+                // The reactor has ended, and the server is about to.
+                Err(TrySendError::Disconnected(lost)) => {
+                    self.outbox.answers.sub(lost.answer.value_bytes());
+                }
+                Err(TrySendError::Full(lost)) => {
+                    self.outbox.answers.sub(lost.answer.value_bytes());
                     error!(target: "RaftClerk", "no room for an answer, though it was reserved");
                 }
             }

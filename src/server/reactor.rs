@@ -115,10 +115,11 @@ impl Handler for Reactor {
         if self.stop.try_recv().is_some() {
             io.stop();
         }
-        self.clients.send_answers(io);
+        // Peers first: heartbeats do not wait behind the answers to clients.
         if let Some(peers) = &mut self.peers {
             peers.send_messages(io);
         }
+        self.clients.send_answers(io);
     }
 
     fn on_round_end(&mut self, _io: &mut Io) {

@@ -1,7 +1,7 @@
 //! The write-ahead log: term, vote and entries on disk, as logic over [`Disk`].
 //!
-//! The log is a chain of segments, each a header page ([`segment`](self)) and batches
-//! of records behind it. It is only ever appended to: that a part of it no longer
+//! The log is a chain of segments, each a header page and batches of
+//! records behind it. It is only ever appended to: that a part of it no longer
 //! counts is a record too. [`Wal::append`] encodes a batch once and asks for a sync;
 //! [`Wal::on_event`] learns that it is durable; [`Wal::recover`] reads the chain after
 //! a restart and opens a fresh segment behind it.
@@ -13,19 +13,24 @@
 //! does not open.
 //!
 //! Files: `record.rs` (batches and records), `segment.rs` (headers), `writer.rs`
-//! (appending, rolling, compaction), `recovery.rs` (reading). It knows nothing of
-//! Raft's rules beyond what its records say; the node keeps them.
+//! (appending, rolling, compaction) with `accepted.rs` and `work.rs`, `recovery.rs`
+//! (reading) with `replay.rs`. The log knows nothing of Raft's rules beyond what its
+//! records say; the node keeps them.
 
+mod accepted;
 mod record;
 mod recovery;
+mod replay;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod work;
 mod writer;
 
 use std::io;
 
 use crate::disk::SegmentId;
+use crate::limits;
 use crate::types::{Entry, EntryId, HardState, Index, NodeId};
 
 #[cfg(doc)]
@@ -51,6 +56,20 @@ pub struct WalOptions {
     /// The length of the segment that is opened at each start: a small one is there
     /// sooner.
     pub first_segment_bytes: u64,
+}
+
+impl WalOptions {
+    /// The usual sizes: [`limits::SEGMENT_BYTES`], and a megabyte for the first.
+    #[must_use]
+    pub fn new(node: NodeId, cluster_id: u64, incarnation: u64) -> WalOptions {
+        WalOptions {
+            node,
+            cluster_id,
+            incarnation,
+            segment_bytes: limits::SEGMENT_BYTES,
+            first_segment_bytes: 1 << 20,
+        }
+    }
 }
 
 /// Counts what was appended since the start: the number of [`Wal::append`] calls, the

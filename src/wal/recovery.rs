@@ -15,13 +15,14 @@
 //! case the log begins in the middle, which is right if the snapshot mark covers
 //! what is missing, and is checked at the end.
 
-use bytes::Bytes;
-
-use super::record::{BatchError, EntryKind, Record, Salt, decode_batch, scan};
-use super::segment::{Continues, FORMAT_VERSION, HEADER_BYTES, HeaderPage, Owner, SegmentHeader};
+use super::record::{Batch, BatchError, Record, Salt, decode_batch, scan};
+use super::replay::Replay;
+use super::segment::{
+    Continues, HEADER_BYTES, HeaderPage, Owner, SEGMENT_BYTES_MAX, SegmentHeader,
+};
 use super::{ADVICE, Position, Recovered, RecoveryReport, TornTail, WalError, WalOptions};
 use crate::disk::{Disk, SegmentId, SegmentInfo};
-use crate::types::{Entry, EntryId, HardState, Index, Payload};
+use crate::types::Index;
 
 /// A segment that is part of the log.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +32,11 @@ pub(super) struct LiveSegment {
     pub(super) max_index: Index,
     /// Where its batches end.
     pub(super) end: u64,
+}
+
+/// The newest segment, if nothing was written into it but its opening.
+fn is_unused(stop: &Stop) -> bool {
+    stop.batches <= 1 && stop.reason.is_none()
 }
 
 /// What the writer needs to go on from what was recovered.
@@ -62,12 +68,9 @@ fn corrupt(segment: SegmentId, offset_bytes: u64, reason: &'static str) -> WalEr
     }
 }
 
-fn read<D: Disk>(
-    disk: &mut D,
-    id: SegmentId,
-    buf: &mut Vec<u8>,
-    len: usize,
-) -> Result<(), WalError> {
+/// Reads the first `len` bytes of a segment, no more than one can have.
+fn read<D: Disk>(disk: &mut D, id: SegmentId, buf: &mut Vec<u8>, len: u64) -> Result<(), WalError> {
+    let len = len.min(SEGMENT_BYTES_MAX) as usize;
     buf.clear();
     buf.resize(len, 0);
     let mut done = 0;
@@ -85,97 +88,12 @@ fn read<D: Disk>(
     Ok(())
 }
 
-/// What the records say, as far as they were read.
-#[derive(Debug, Default)]
-struct Replay {
-    hard_state: HardState,
-    mark: EntryId,
-    /// The index before the first of `entries`; unknown while the log began in the
-    /// middle and no entry was seen.
-    base: Option<Index>,
-    entries: Vec<Entry>,
-}
-
-impl Replay {
-    fn last(&self) -> Option<Index> {
-        Some(Index(self.base?.0 + self.entries.len() as u64))
-    }
-
-    fn apply(&mut self, record: &Record<'_>) -> Result<(), &'static str> {
-        match *record {
-            Record::HardState(hard_state) => {
-                if hard_state.term < self.hard_state.term {
-                    return Err("the term goes back");
-                }
-                self.hard_state = hard_state;
-            }
-            Record::Truncate(from) => self.truncate(from)?,
-            Record::SnapshotMark { id, restart } => self.snapshot_mark(id, restart)?,
-            Record::Entry { id, kind, data } => {
-                if id.index <= self.mark.index {
-                    return Err("an entry that the snapshot holds already");
-                }
-                match self.last() {
-                    None => self.base = Some(id.index.prev()),
-                    Some(last) if id.index.prev() > last => return Err("entries are missing"),
-                    Some(last) if id.index <= last => return Err("an entry is repeated"),
-                    Some(_) => {}
-                }
-                let data = Bytes::copy_from_slice(data);
-                let payload = match kind {
-                    EntryKind::Noop => Payload::Noop,
-                    EntryKind::Command => Payload::Command(data),
-                    EntryKind::Config => Payload::Config(data),
-                };
-                self.entries.push(Entry { id, payload });
-            }
-        }
-        Ok(())
-    }
-
-    fn truncate(&mut self, from: Index) -> Result<(), &'static str> {
-        if from <= self.mark.index {
-            return Err("a truncation of what the snapshot holds");
-        }
-        let Some(base) = self.base else {
-            return Ok(());
-        };
-        let keep = from.prev().0.saturating_sub(base.0);
-        self.entries
-            .truncate(usize::try_from(keep).unwrap_or(usize::MAX));
-        self.base = Some(base.min(from.prev()));
-        Ok(())
-    }
-
-    fn snapshot_mark(&mut self, id: EntryId, restart: bool) -> Result<(), &'static str> {
-        if id.index < self.mark.index || (id.index == self.mark.index && id < self.mark) {
-            return Err("the snapshot mark goes back");
-        }
-        self.mark = id;
-        if restart {
-            self.entries.clear();
-            self.base = Some(id.index);
-            return Ok(());
-        }
-        // A log that began in the middle may begin behind an early mark.
-        if let Some(base) = self.base
-            && base < id.index
-        {
-            let drop = id.index.0 - base.0;
-            if drop > self.entries.len() as u64 {
-                return Err("a snapshot mark behind the end of the log");
-            }
-            self.entries.drain(..drop as usize);
-            self.base = Some(id.index);
-        }
-        Ok(())
-    }
-}
-
 /// Where replaying stopped.
 struct Stop {
     at: Position,
     chain: u32,
+    /// How many batches of the last segment were replayed.
+    batches: u64,
     /// Set unless it is the end of the newest segment.
     reason: Option<&'static str>,
 }
@@ -202,11 +120,10 @@ impl<D: Disk> Reader<'_, D> {
     fn headers(&mut self, infos: &[SegmentInfo]) -> Result<Vec<Option<SegmentHeader>>, WalError> {
         let mut headers = Vec::with_capacity(infos.len());
         for info in infos {
-            read(self.disk, info.id, &mut self.buf, HEADER_BYTES)?;
+            read(self.disk, info.id, &mut self.buf, HEADER_BYTES as u64)?;
             headers.push(match SegmentHeader::decode(&self.buf) {
                 HeaderPage::Invalid => None,
-                HeaderPage::Newer(version) => {
-                    debug_assert_ne!(version, FORMAT_VERSION);
+                HeaderPage::Newer => {
                     return Err(WalError::Unsupported {
                         segment: info.id,
                         offset_bytes: 0,
@@ -216,7 +133,11 @@ impl<D: Disk> Reader<'_, D> {
                 HeaderPage::Valid(header) => {
                     self.check_owner(info.id, header.owner)?;
                     // One that was recycled has the header of its earlier life.
-                    let valid = header.id == info.id && header.len == info.len;
+                    let valid = header.id == info.id;
+                    if valid && header.len != info.len {
+                        let end = header.len.min(info.len);
+                        return Err(corrupt(info.id, end, "the length is not the header's"));
+                    }
                     valid.then_some(header)
                 }
             });
@@ -251,9 +172,8 @@ impl<D: Disk> Reader<'_, D> {
         header: &SegmentHeader,
         next: Option<Continues>,
     ) -> Result<(LiveSegment, Stop), WalError> {
-        let len = usize::try_from(info.len).unwrap_or(usize::MAX);
         let mut buf = std::mem::take(&mut self.buf);
-        read(self.disk, info.id, &mut buf, len)?;
+        read(self.disk, info.id, &mut buf, info.len)?;
         let limit = next.map_or(buf.len(), |next| next.from.offset as usize);
         let salt = Salt::new(self.owner.incarnation, info.id);
         let mut chain = salt.chain();
@@ -281,19 +201,7 @@ impl<D: Disk> Reader<'_, D> {
                     });
                 }
             };
-            let position = Position {
-                segment: info.id,
-                offset: at as u64,
-            };
-            self.see_mark(batch.header.mark, position);
-            for (offset, record) in &batch.records {
-                if let Record::Entry { id, .. } = record {
-                    max_index = max_index.max(id.index);
-                }
-                self.replay
-                    .apply(record)
-                    .map_err(|reason| corrupt(info.id, *offset, reason))?;
-            }
+            max_index = max_index.max(self.apply(info.id, at, &batch)?);
             (at, chain, seq) = (batch.end, batch.chain, seq.wrapping_add(1));
         };
         self.next_seq = Some(seq);
@@ -315,9 +223,25 @@ impl<D: Disk> Reader<'_, D> {
         let stop = Stop {
             at: end,
             chain,
+            batches: seq.wrapping_sub(header.first_seq),
             reason,
         };
         Ok((live, stop))
+    }
+
+    /// Takes in one batch; the answer is the highest entry in it.
+    fn apply(&mut self, segment: SegmentId, at: usize, batch: &Batch) -> Result<Index, WalError> {
+        let offset = at as u64;
+        self.see_mark(batch.header.mark, Position { segment, offset });
+        let mut max_index = Index::ZERO;
+        for (offset, record) in &batch.records {
+            if let Record::Entry { id, .. } = record {
+                max_index = max_index.max(id.index);
+            }
+            let applied = self.replay.apply(record);
+            applied.map_err(|reason| corrupt(segment, *offset, reason))?;
+        }
+        Ok(max_index)
     }
 
     /// Looks for marks behind a break; whether there was any batch.
@@ -335,13 +259,13 @@ impl<D: Disk> Reader<'_, D> {
         found
     }
 
-    fn scan_segment(&mut self, info: SegmentInfo) -> Result<bool, WalError> {
+    /// Looks for marks in a segment that is not replayed.
+    fn scan_segment(&mut self, info: SegmentInfo) -> Result<(), WalError> {
         let mut buf = std::mem::take(&mut self.buf);
-        let len = usize::try_from(info.len).unwrap_or(usize::MAX);
-        read(self.disk, info.id, &mut buf, len)?;
-        let found = self.scan(&buf, HEADER_BYTES, info.id);
+        read(self.disk, info.id, &mut buf, info.len)?;
+        self.scan(&buf, HEADER_BYTES, info.id);
         self.buf = buf;
-        Ok(found)
+        Ok(())
     }
 }
 
@@ -409,20 +333,7 @@ pub(super) fn recover<D: Disk>(
     check_break(&mut reader, &infos, &places, live.len(), stop.as_ref())?;
     check_start(&reader.replay, live.first(), places.first(), &headers)?;
 
-    let garbage = infos
-        .iter()
-        .filter(|info| live.iter().all(|segment| segment.info.id != info.id));
-    let tail = Tail {
-        garbage: garbage.copied().collect(),
-        continues: stop.as_ref().map(|stop| Continues {
-            from: stop.at,
-            chain: stop.chain,
-        }),
-        mark: reader.mark.map(|(mark, _)| mark),
-        next_seq: reader.next_seq.unwrap_or(1),
-        last_id: infos.last().map_or(SegmentId(0), |info| info.id),
-        live,
-    };
+    let tail = tail(&reader, &infos, &headers, &places, live, stop.as_ref());
     reader.report.torn = stop.and_then(|stop| {
         stop.reason.map(|reason| TornTail {
             at: stop.at,
@@ -436,6 +347,44 @@ pub(super) fn recover<D: Disk>(
         report: reader.report,
     };
     Ok((recovered, tail))
+}
+
+/// What the writer goes on from.
+fn tail<D>(
+    reader: &Reader<'_, D>,
+    infos: &[SegmentInfo],
+    headers: &[Option<SegmentHeader>],
+    places: &[usize],
+    mut live: Vec<LiveSegment>,
+    stop: Option<&Stop>,
+) -> Tail {
+    let mut next_seq = reader.next_seq.unwrap_or(1);
+    let mut continues = stop.map(|stop| Continues {
+        from: stop.at,
+        chain: stop.chain,
+    });
+    // A node that restarts again and again shall not fill the disk: what an unused
+    // segment says is said by those before it, if they are still there. No mark may
+    // speak of it: the one that does could outlive it.
+    if stop.is_some_and(is_unused)
+        && let Some(header) = places.last().and_then(|place| headers[*place].as_ref())
+        && (places.len() > 1 || header.continues.is_none())
+        && reader.mark.is_none_or(|(mark, _)| mark.segment < header.id)
+    {
+        live.pop();
+        (continues, next_seq) = (header.continues, header.first_seq);
+    }
+    let garbage = infos
+        .iter()
+        .filter(|info| live.iter().all(|segment| segment.info.id != info.id));
+    Tail {
+        garbage: garbage.copied().collect(),
+        continues,
+        mark: reader.mark.map(|(mark, _)| mark),
+        next_seq,
+        last_id: infos.last().map_or(SegmentId(0), |info| info.id),
+        live,
+    }
 }
 
 /// Replays the chain up to where it breaks or ends.

@@ -21,7 +21,9 @@ use crate::types::NodeId;
 /// The length of the header: batches begin behind it.
 pub(super) const HEADER_BYTES: usize = 4096;
 /// The version of the format that this code writes and reads.
-pub(super) const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 1;
+/// The longest segment.
+pub(super) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 const MAGIC: [u8; 8] = *b"WWRAFTWL";
 
 /// The end of the log before a segment.
@@ -56,7 +58,7 @@ pub(super) struct SegmentHeader {
 pub(super) enum HeaderPage {
     Valid(SegmentHeader),
     /// A valid header of a format that is newer than this code.
-    Newer(u32),
+    Newer,
     /// Never written, torn, or damaged.
     Invalid,
 }
@@ -107,7 +109,7 @@ impl SegmentHeader {
         }
         let version = u32::from_le_bytes(page[8..12].try_into().expect("four bytes"));
         if version != FORMAT_VERSION {
-            return HeaderPage::Newer(version);
+            return HeaderPage::Newer;
         }
         let word = |n: usize| u64_at(page, 16 + 8 * n);
         let position = |n: usize| Position {

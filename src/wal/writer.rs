@@ -11,162 +11,33 @@
 
 use std::collections::VecDeque;
 
-use super::record::{BATCH_HEADER_BYTES, Position, Record, Salt, encode_batch};
+use super::accepted::Accepted;
+use super::record::{
+    BATCH_HEADER_BYTES, Position, RECORD_HEADER_BYTES, Record, Salt, encode_batch,
+};
 use super::recovery::{self, LiveSegment, Tail};
-use super::segment::{Continues, HEADER_BYTES, Owner, SegmentHeader};
+use super::segment::{Continues, HEADER_BYTES, Owner, SEGMENT_BYTES_MAX, SegmentHeader};
+use super::work::{Queued, Work};
 use super::{Batch, BatchSeq, Recovered, WalCounters, WalError, WalOptions, WalProgress};
 use crate::disk::{Disk, DiskEvent, SegmentId, SegmentInfo, SyncToken};
+use crate::limits;
 use crate::mem::Buffer;
-use crate::types::{Entry, EntryId, HardState, Index, Term};
+use crate::types::{EntryId, HardState, Index};
 
 const PAGE_BYTES: u64 = HEADER_BYTES as u64;
 /// The smallest segment: a header and some batches.
 const SEGMENT_BYTES_MIN: u64 = 4 * PAGE_BYTES;
-const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// What header and opening of a segment take of it, with room for one batch header.
 const OPENING_BYTES: u64 = PAGE_BYTES + 256;
 
-/// The terms of the entries behind the mark: the first index of each run of equal
-/// terms. Few, since a term changes with an election.
-#[derive(Debug, Default)]
-struct Terms {
-    runs: VecDeque<(Index, Term)>,
-}
-
-impl Terms {
-    fn push(&mut self, id: EntryId) {
-        if self.runs.back().is_none_or(|(_, term)| *term != id.term) {
-            self.runs.push_back((id.index, id.term));
-        }
-    }
-
-    /// Only for indexes that the log holds.
-    fn at(&self, index: Index) -> Option<Term> {
-        let behind = self.runs.partition_point(|(first, _)| *first <= index);
-        Some(self.runs.get(behind.checked_sub(1)?)?.1)
-    }
-
-    fn truncate(&mut self, from: Index) {
-        while self.runs.back().is_some_and(|(first, _)| *first >= from) {
-            self.runs.pop_back();
-        }
-    }
-
-    fn drop_through(&mut self, index: Index) {
-        while self.runs.get(1).is_some_and(|(first, _)| *first <= index) {
-            self.runs.pop_front();
-        }
-    }
-}
-
-/// The log as its callers know it, written or waiting.
-#[derive(Debug, Default)]
-pub(super) struct Accepted {
-    pub(super) last: Index,
-    mark: EntryId,
-    terms: Terms,
-}
-
-impl Accepted {
-    /// Takes a batch into account; answers whether its mark restarts the log.
-    fn take(&mut self, batch: &Batch<'_>) -> bool {
-        if let Some(from) = batch.truncate_from {
-            assert!(from > self.mark.index, "a truncation below the snapshot");
-            if from <= self.last {
-                self.last = from.prev();
-                self.terms.truncate(from);
-            }
-        }
-        let mut restart = false;
-        if let Some(mark) = batch.snapshot_mark {
-            assert!(mark.index >= self.mark.index, "a snapshot mark went back");
-            restart = self.term_at(mark.index) != Some(mark.term);
-            if restart {
-                self.last = mark.index;
-                self.terms.runs.clear();
-            } else {
-                self.terms.drop_through(mark.index);
-            }
-            self.mark = mark;
-        }
-        for entry in batch.entries {
-            let expected = self.last.next();
-            assert_eq!(
-                entry.id.index, expected,
-                "an entry does not follow the last"
-            );
-            self.last = expected;
-            self.terms.push(entry.id);
-        }
-        restart
-    }
-
-    fn term_at(&self, index: Index) -> Option<Term> {
-        if index == self.mark.index {
-            return Some(self.mark.term);
-        }
-        (index <= self.last).then(|| self.terms.at(index)).flatten()
-    }
-}
-
-/// What is still to be written of a batch.
-struct Work<'a> {
-    hard_state: Option<HardState>,
-    truncate_from: Option<Index>,
-    mark: Option<(EntryId, bool)>,
-    entries: &'a [Entry],
-}
-
-impl<'a> Work<'a> {
-    fn first(&self) -> Option<Record<'a>> {
-        if let Some(hard_state) = self.hard_state {
-            return Some(Record::HardState(hard_state));
-        }
-        if let Some(from) = self.truncate_from {
-            return Some(Record::Truncate(from));
-        }
-        if let Some((id, restart)) = self.mark {
-            return Some(Record::SnapshotMark { id, restart });
-        }
-        self.entries.first().map(Record::entry)
-    }
-
-    fn drop_first(&mut self) {
-        if self.hard_state.take().is_none()
-            && self.truncate_from.take().is_none()
-            && self.mark.take().is_none()
-        {
-            self.entries = &self.entries[1..];
-        }
-    }
-
-    /// Takes the records that fit into `room` bytes.
-    fn take(&mut self, room: u64) -> Vec<Record<'a>> {
-        let mut room = usize::try_from(room).unwrap_or(usize::MAX);
-        room = room.saturating_sub(BATCH_HEADER_BYTES);
-        let mut records = Vec::with_capacity(3 + self.entries.len());
-        while let Some(record) = self.first() {
-            let len = record.encoded_len();
-            if len > room {
-                break;
-            }
-            room -= len;
-            records.push(record);
-            self.drop_first();
-        }
-        records
-    }
-}
-
-/// A batch that waits for a segment.
-#[derive(Debug)]
-struct Queued {
-    seq: BatchSeq,
-    hard_state: Option<HardState>,
-    truncate_from: Option<Index>,
-    mark: Option<(EntryId, bool)>,
-    entries: VecDeque<Entry>,
-}
+const _: () = assert!(
+    OPENING_BYTES + BATCH_HEADER_BYTES as u64 <= limits::SEGMENT_OVERHEAD_BYTES,
+    "a fresh segment has the room that the limits promise"
+);
+const _: () = assert!(
+    RECORD_HEADER_BYTES + 16 + 7 <= limits::ENTRY_OVERHEAD_BYTES,
+    "an entry in the log costs no more than the limits say"
+);
 
 /// The segment that is being written.
 #[derive(Debug)]
@@ -262,11 +133,7 @@ impl Wal {
         let position = tail
             .continues
             .map_or(Position::ZERO, |continues| continues.from);
-        let mut accepted = Accepted {
-            last: recovered.snapshot_mark.index,
-            mark: recovered.snapshot_mark,
-            terms: Terms::default(),
-        };
+        let mut accepted = Accepted::new(recovered.hard_state.term, recovered.snapshot_mark);
         accepted.take(&Batch {
             entries: &recovered.entries,
             ..Batch::default()
@@ -310,7 +177,8 @@ impl Wal {
     /// less. An empty batch gets the number of the one before.
     ///
     /// # Panics
-    /// When the entries leave a gap, or a mark or truncation goes below the snapshot.
+    /// When the entries leave a gap, a mark or truncation goes below the snapshot, or
+    /// the term goes back.
     pub fn append<D: Disk>(&mut self, disk: &mut D, batch: Batch<'_>) -> BatchSeq {
         if batch.is_empty() {
             return self.appended;
@@ -421,6 +289,12 @@ impl Wal {
             .iter()
             .map(|segment| segment.end - PAGE_BYTES)
             .sum()
+    }
+
+    /// How many bytes the segments of the log take on the disk, used or not.
+    #[must_use]
+    pub fn bytes_on_disk(&self) -> u64 {
+        self.live.iter().map(|segment| segment.info.len).sum()
     }
 
     /// Whether there was no room for the next segment. The one before it may still

@@ -297,11 +297,20 @@ impl TestCluster {
 
     /// Memory of the node's process that is in use, in bytes.
     pub fn resident_bytes(&self, node: usize) -> u64 {
+        self.memory(node, "VmRSS:")
+    }
+
+    /// The most memory that the node's process ever had in use, in bytes.
+    pub fn peak_resident_bytes(&self, node: usize) -> u64 {
+        self.memory(node, "VmHWM:")
+    }
+
+    fn memory(&self, node: usize, name: &str) -> u64 {
         let path = format!("/proc/{}/status", self.pid(node).as_raw_nonzero());
         let text = fs::read_to_string(path).expect("the process is there");
-        let line = text.lines().find(|l| l.starts_with("VmRSS:"));
+        let line = text.lines().find(|l| l.starts_with(name));
         let kib = line.and_then(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok());
-        kib.expect("VmRSS in KiB") << 10
+        kib.expect("a line in KiB") << 10
     }
 
     /// What the node says about itself; `None` if it does not answer.

@@ -282,7 +282,7 @@ impl Recorder {
                 invoked_ns = nanos_since(epoch);
             }
         };
-        let patience = if self.number % 3 == 0 { 10 } else { 1 };
+        let patience = if self.number.is_multiple_of(3) { 10 } else { 1 };
         let limit = self.mix.limit / patience;
         let ended = self.client.run(sequence, &request, limit, &mut attempt);
         let returned_ns = nanos_since(self.epoch);

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use prost::Message;
 
 use super::*;
-use crate::client::wire::{HEADER_BYTES, decode_envelope, decode_header, encode_call};
+use crate::net::envelope::{decode_envelope, encode_call};
+use crate::net::frame::{HEADER_BYTES, parse_header};
 use crate::pb::kv_operation_response::{Data, StatusCode};
 use crate::pb::{ErrorCode, KvOperationRequest, KvOperationResponse};
 
@@ -74,13 +75,13 @@ fn serve(
         if stream.read_exact(&mut header).is_err() {
             return;
         }
-        let mut body = vec![0; decode_header(&header).unwrap()];
+        let mut body = vec![0; parse_header(&header).unwrap()];
         stream.read_exact(&mut body).unwrap();
         let envelope = decode_envelope(body.into()).unwrap();
         let request = KvOperationRequest::decode(envelope.payload).unwrap();
         let number = {
             let mut log = log.lock().unwrap();
-            log.push((envelope.sequence_id, request.clone()));
+            log.push((envelope.sequence, request.clone()));
             log.len() - 1
         };
         let mut answer = |response: &KvOperationResponse, sequence_id| {
@@ -95,9 +96,9 @@ fn serve(
             let _ = stream.write_all(&frame);
         };
         match react(number, &request) {
-            Say(response) => answer(&response, envelope.sequence_id),
-            AnswerAndClose(response) => return answer(&response, envelope.sequence_id),
-            WrongSequence => answer(&created(), envelope.sequence_id + 1),
+            Say(response) => answer(&response, envelope.sequence),
+            AnswerAndClose(response) => return answer(&response, envelope.sequence),
+            WrongSequence => answer(&created(), envelope.sequence + 1),
             Garbage => {
                 let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
             }

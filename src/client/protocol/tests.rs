@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::client::wire::{HEADER_BYTES, decode_header};
+use crate::net::frame::{HEADER_BYTES, parse_header};
 
 const PUT_REQUEST: &str = "0a1b2c3d4e5f6a7b00000072367bbfd3\
     0a124b564f7065726174696f6e53657276696365120745786563757465190100\
@@ -37,7 +37,7 @@ fn put() -> Operation {
 fn reply(frame: &str) -> Reply {
     let frame = hex(frame);
     let header = frame[..HEADER_BYTES].try_into().unwrap();
-    assert_eq!(decode_header(&header), Ok(frame.len() - HEADER_BYTES));
+    assert_eq!(parse_header(&header), Ok(frame.len() - HEADER_BYTES));
     decode_reply(Bytes::copy_from_slice(&frame[HEADER_BYTES..])).unwrap()
 }
 
@@ -153,7 +153,7 @@ proptest! {
         let _ = decode_answer(&put(), bytes.clone());
         let _ = decode_status(bytes.clone());
         if let Some(header) = bytes.first_chunk() {
-            let _ = decode_header(header);
+            let _ = parse_header(header);
         }
     }
 
@@ -165,7 +165,7 @@ proptest! {
         let byte = if bit / 8 < HEADER_BYTES { bit / 8 } else { bit / 8 + 29 };
         frame[byte] ^= 1 << (bit % 8);
         let header = frame[..HEADER_BYTES].try_into().unwrap();
-        let intact = decode_header(&header).is_ok()
+        let intact = parse_header(&header).is_ok()
             && decode_reply(Bytes::copy_from_slice(&frame[HEADER_BYTES..]))
                 .is_ok_and(|reply| reply.sequence_id == 1
                     && decode_answer(&put(), reply.payload) == Ok(Answer::Outcome(Outcome::Done)));

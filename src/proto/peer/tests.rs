@@ -54,6 +54,7 @@ fn body() -> impl Strategy<Value = Body> {
             }))
         }),
         (0u64..99, any::<u64>()).prop_map(|(commit, round)| Body::Heartbeat {
+            last: Index(commit + 1),
             commit: Index(commit),
             round
         }),
@@ -107,9 +108,11 @@ fn through_the_wire(message: &Message) -> Result<Message, PeerError> {
 proptest! {
     #[test]
     fn every_message_arrives_as_it_was_sent(
-        body in body(), call in any::<u64>(), term in 1u64 << 41..1 << 50,
+        body in body(), call in any::<u64>(), term in 1u64 << 41..1 << 50, learner in any::<bool>(),
     ) {
-        let message = Message { from: NodeId(3), to: NodeId(5), term: Term(term), call, body };
+        let speaks = !body.is_request();
+        let learner = learner && speaks;
+        let message = Message { from: NodeId(3), to: NodeId(5), term: Term(term), call, learner, body };
         let arrived = through_the_wire(&message);
         prop_assert_eq!(arrived, Ok(message));
     }
@@ -143,6 +146,7 @@ fn a_message_in_the_name_of_another_node_does_not_count() {
         to: NodeId(5),
         term: Term(1),
         call: 0,
+        learner: false,
         body,
     };
     let mut out = Buffer::default();

@@ -1,0 +1,110 @@
+//! How the scripts write what they see.
+
+use crate::raft::{Accepted, Body, Message, Rejected, RoleName, Write};
+use crate::types::{Entry, NodeId, Payload, Term};
+
+pub(super) fn entry(entry: &Entry) -> String {
+    let content = match &entry.payload {
+        Payload::Noop => "noop".to_owned(),
+        Payload::Command(bytes) | Payload::Config(bytes) if bytes.len() <= 16 => {
+            String::from_utf8_lossy(bytes).into_owned()
+        }
+        payload => format!("<{} bytes>", payload.bytes().len()),
+    };
+    format!("{} {content}", entry.id)
+}
+
+pub(super) fn entries(entries: &[Entry]) -> String {
+    match entries {
+        [first, .., last] if entries.len() > 8 => {
+            format!("[{} .. {}]", entry(first), entry(last))
+        }
+        _ => {
+            let list: Vec<String> = entries.iter().map(entry).collect();
+            format!("[{}]", list.join(", "))
+        }
+    }
+}
+
+pub(super) fn kind(body: &Body) -> &'static str {
+    match body {
+        Body::PreVote { .. } => "prevote",
+        Body::PreVoteReply { .. } => "prevote-reply",
+        Body::Vote { .. } => "vote",
+        Body::VoteReply { .. } => "vote-reply",
+        Body::Append { .. } => "append",
+        Body::AppendReply(_) => "append-reply",
+        Body::Heartbeat { .. } => "heartbeat",
+        Body::HeartbeatReply { .. } => "heartbeat-reply",
+        Body::Snapshot(_) => "snapshot",
+        Body::SnapshotReply { .. } => "snapshot-reply",
+    }
+}
+
+fn yes(granted: bool) -> &'static str {
+    if granted { "yes" } else { "no" }
+}
+
+pub(super) fn message(message: &Message) -> String {
+    let body = match &message.body {
+        Body::PreVote { last } | Body::Vote { last } => format!("last={last}"),
+        Body::PreVoteReply { granted } | Body::VoteReply { granted } => yes(*granted).to_owned(),
+        Body::Append {
+            prev,
+            entries: list,
+            commit,
+        } => format!("prev={prev} {} commit={commit}", entries(list)),
+        Body::AppendReply(Ok(Accepted { match_index })) => format!("match={match_index}"),
+        Body::AppendReply(Err(Rejected { rejected, hint })) => {
+            format!("rejected={rejected} hint={hint}")
+        }
+        Body::Heartbeat { commit, round, .. } => format!("commit={commit} round={round}"),
+        Body::HeartbeatReply { round } => format!("round={round}"),
+        Body::Snapshot(chunk) => format!("last={} offset={}", chunk.snapshot.last, chunk.offset),
+        Body::SnapshotReply {
+            snapshot,
+            next_offset,
+            installed,
+        } => format!(
+            "last={} next={next_offset} installed={}",
+            snapshot.last,
+            yes(*installed)
+        ),
+    };
+    let Message { from, to, term, .. } = message;
+    format!("{from}->{to} t{term} {} {body}", kind(&message.body))
+}
+
+pub(super) fn write(write: &Write, list: &[Entry]) -> String {
+    let mut line = String::new();
+    if let Some(state) = write.hard_state {
+        line += &format!(" term={}", state.term);
+        if let Some(candidate) = state.voted_for {
+            line += &format!(" vote={candidate}");
+        }
+    }
+    if let Some(base) = write.reset_to {
+        line += &format!(" reset={base}");
+    }
+    if let Some(from) = write.truncate_from {
+        line += &format!(" truncate={from}");
+    }
+    if !list.is_empty() {
+        line += &format!(" {}", entries(list));
+    }
+    line
+}
+
+pub(super) fn change(old: (Term, RoleName), new: (Term, RoleName), id: NodeId) -> String {
+    let term = if old.0 == new.0 {
+        format!("t{}", new.0)
+    } else {
+        format!("t{}->t{}", old.0, new.0)
+    };
+    let role = if old.1 == new.1 {
+        new.1.as_str().to_owned()
+    } else {
+        format!("{}->{}", old.1.as_str(), new.1.as_str())
+    };
+    format!("{id} {term} {role}")
+}

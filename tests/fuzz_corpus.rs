@@ -175,6 +175,7 @@ fn peer_seeds() -> Vec<(String, Vec<u8>)> {
             Body::Heartbeat {
                 commit: Index(6),
                 round: 5,
+                last: Index(9),
             },
         ),
         (
@@ -212,6 +213,7 @@ fn peer_seeds() -> Vec<(String, Vec<u8>)> {
                 to: NodeId(0),
                 term: Term(3),
                 call: 9,
+                learner: name.ends_with("reply"),
                 body,
             };
             let mut out = Buffer::with_capacity(256);

@@ -62,4 +62,6 @@ for i in "${!pids[@]}"; do
   fi
 done
 ((failed == 0)) || exit 1
-echo "All ${#nodes[@]} Raft nodes started."
+if ((${#nodes[@]} > 1)); then
+  echo "All ${#nodes[@]} Raft nodes started."
+fi

@@ -1,0 +1,366 @@
+//! Replays the seeds and findings of the fuzz targets through what the targets do with them.
+
+#[path = "../fuzz/entry.rs"]
+mod entry;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use prost::Message as _;
+use raftkv::client::protocol::{Identity, Operation, encode_operation, encode_status};
+use raftkv::disk::{Disk, SimDisk};
+use raftkv::kv::{ClientId, Command, SessionLimits, StateMachine, WriteOp};
+use raftkv::mem::Buffer;
+use raftkv::net::envelope::decode_envelope;
+use raftkv::net::frame::HEADER_BYTES;
+use raftkv::node::{Answer, Hello, HelloReply};
+use raftkv::proto;
+use raftkv::raft::{Accepted, Body, Message, Rejected, SnapshotChunk, SnapshotMeta};
+use raftkv::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+use raftkv::wal::{Batch, Wal};
+
+fn corpus(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(target)
+}
+
+#[test]
+fn every_input_of_the_corpora_does_no_harm() {
+    for (target, run) in entry::TARGETS {
+        let mut inputs: Vec<PathBuf> = fs::read_dir(corpus(target))
+            .expect("a corpus for each target")
+            .map(|file| file.expect("a file").path())
+            .collect();
+        inputs.sort();
+        assert!(!inputs.is_empty(), "{target} has no seeds");
+        for input in inputs {
+            let bytes = fs::read(&input).expect("an input");
+            println!("{}", input.display());
+            run(&bytes);
+        }
+    }
+}
+
+#[test]
+fn inputs_that_are_cut_or_changed_anywhere_do_no_harm() {
+    for (target, run) in entry::TARGETS {
+        for (_, seed) in seeds(target) {
+            // A segment is long: a few places of it will do.
+            let step = seed.len() / 200 + 1;
+            for at in (0..seed.len()).step_by(step) {
+                run(&seed[..at]);
+                let mut changed = seed.clone();
+                changed[at] ^= 0x81;
+                run(&changed);
+            }
+        }
+    }
+}
+
+/// Writes what `seeds` makes: `cargo test --test fuzz_corpus -- --ignored`, after a format has changed.
+#[test]
+#[ignore = "writes into the source tree"]
+fn write_the_seeds() {
+    for (target, _) in entry::TARGETS {
+        fs::create_dir_all(corpus(target)).expect("a directory");
+        for (name, bytes) in seeds(target) {
+            fs::write(corpus(target).join(format!("seed-{name}")), bytes).expect("a seed");
+        }
+    }
+}
+
+/// Right inputs for a target, to begin with.
+fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
+    match target {
+        "frames" => frame_seeds(),
+        "peer_messages" => peer_seeds(),
+        "client_messages" => client_seeds(),
+        "wal_segment" => vec![
+            ("plain".into(), with_control(0, &segment())),
+            ("repaired".into(), with_control(1, &segment())),
+        ],
+        "snapshot" => snapshot_seeds(),
+        _ => panic!("no such target"),
+    }
+}
+
+fn with_control(control: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[control], bytes].concat()
+}
+
+fn operations() -> Vec<(Operation, Identity)> {
+    let (key, value) = (Bytes::from_static(b"key"), Bytes::from_static(b"value"));
+    let uuid = Identity::Uuid("6f2c1d2e-0000-4000-8000-000000000001".into());
+    let session = Identity::Session {
+        id: 4,
+        sequence: 2,
+        acked_below: 1,
+    };
+    let put = Operation::Put {
+        key: key.clone(),
+        value: value.clone(),
+    };
+    let update = Operation::Update {
+        key: key.clone(),
+        value,
+    };
+    vec![
+        (put, uuid.clone()),
+        (update, session),
+        (Operation::Get { key: key.clone() }, uuid.clone()),
+        (Operation::Remove { key }, uuid.clone()),
+        (Operation::OpenSession, uuid),
+    ]
+}
+
+fn frame_seeds() -> Vec<(String, Vec<u8>)> {
+    let mut stream = Buffer::with_capacity(1024);
+    for (number, (operation, identity)) in operations().iter().enumerate() {
+        encode_operation(&mut stream, number as u64, operation, identity);
+    }
+    encode_status(&mut stream, 9);
+    let stream = stream.freeze();
+    vec![
+        ("whole".into(), with_control(0xFE, &stream)),
+        ("bytes".into(), with_control(0, &stream)),
+        ("repaired".into(), with_control(0x11, &stream)),
+    ]
+}
+
+fn payload(frame: Buffer) -> Bytes {
+    decode_envelope(frame.freeze().slice(HEADER_BYTES..))
+        .expect("our own")
+        .payload
+}
+
+fn peer_seeds() -> Vec<(String, Vec<u8>)> {
+    let meta = SnapshotMeta {
+        last: EntryId::new(2, 30),
+        checksum: 0xABCD,
+        total_bytes: 100,
+    };
+    let entry = |index, payload| Entry {
+        id: EntryId::new(2, index),
+        payload,
+    };
+    let entries = vec![
+        entry(8, Payload::Noop),
+        entry(9, Payload::Command(Bytes::from_static(b"command"))),
+    ];
+    let chunk = SnapshotChunk {
+        snapshot: meta,
+        offset: 40,
+        data: Bytes::from_static(b"piece"),
+    };
+    let last = EntryId::new(2, 7);
+    let bodies = [
+        ("pre-vote", 0, Body::PreVote { last }),
+        ("vote", 0, Body::Vote { last }),
+        ("pre-vote-reply", 1, Body::PreVoteReply { granted: true }),
+        ("vote-reply", 1, Body::VoteReply { granted: false }),
+        (
+            "append",
+            2,
+            Body::Append {
+                prev: last,
+                entries,
+                commit: Index(6),
+            },
+        ),
+        (
+            "heartbeat",
+            2,
+            Body::Heartbeat {
+                commit: Index(6),
+                round: 5,
+                last: Index(9),
+            },
+        ),
+        (
+            "accepted",
+            3,
+            Body::AppendReply(Ok(Accepted {
+                match_index: Index(9),
+            })),
+        ),
+        (
+            "rejected",
+            3,
+            Body::AppendReply(Err(Rejected {
+                rejected: Index(7),
+                hint: EntryId::new(1, 4),
+            })),
+        ),
+        ("heartbeat-reply", 3, Body::HeartbeatReply { round: 5 }),
+        ("chunk", 4, Body::Snapshot(chunk)),
+        (
+            "chunk-reply",
+            5,
+            Body::SnapshotReply {
+                snapshot: meta,
+                next_offset: 45,
+                installed: false,
+            },
+        ),
+    ];
+    let mut seeds: Vec<(String, Vec<u8>)> = bodies
+        .into_iter()
+        .map(|(name, control, body)| {
+            let message = Message {
+                from: NodeId(1),
+                to: NodeId(0),
+                term: Term(3),
+                call: 9,
+                learner: name.ends_with("reply"),
+                body,
+            };
+            let mut out = Buffer::with_capacity(256);
+            proto::encode_message(&mut out, &message, 9);
+            (name.into(), with_control(control, &payload(out)))
+        })
+        .collect();
+    let hello = Hello {
+        cluster_id: 3,
+        from: NodeId(1),
+        to: NodeId(0),
+        incarnation: 7,
+        established: true,
+        version: 1,
+    };
+    let mut out = Buffer::with_capacity(256);
+    proto::encode_hello(&mut out, &hello, 9);
+    seeds.push(("hello".into(), with_control(6, &payload(out))));
+    let reply = HelloReply {
+        to: NodeId(1),
+        refused: Some("no".into()),
+        lost_directory: true,
+        incarnation: 8,
+        term: Term(3),
+    };
+    let mut out = Buffer::with_capacity(256);
+    proto::encode_hello_reply(&mut out, &reply, 9);
+    seeds.push(("hello-reply".into(), with_control(7, &payload(out))));
+    seeds
+}
+
+fn client_seeds() -> Vec<(String, Vec<u8>)> {
+    let mut seeds = Vec::new();
+    for (number, (operation, identity)) in operations().iter().enumerate() {
+        let mut out = Buffer::with_capacity(256);
+        encode_operation(&mut out, 5, operation, identity);
+        let request = with_control(0, &payload(out));
+        seeds.push((format!("request-{number}"), request));
+    }
+    let answers = [
+        Answer::Value(Some(Bytes::from_static(b"value"))),
+        Answer::Redirect(NodeId(0)),
+        Answer::OutcomeUnknown,
+        Answer::Busy,
+    ];
+    for (number, answer) in answers.into_iter().enumerate() {
+        let answer = proto::encode_answer(answer, |_| Some("127.0.0.1:4397".into()));
+        let answer = with_control(1, &answer.encode_to_vec());
+        seeds.push((format!("answer-{number}"), answer));
+    }
+    seeds.push(("command".into(), with_control(2, &put(1).encode())));
+    let status = raftkv::pb::StatusResponse {
+        role: "leader".into(),
+        term: 3,
+        leader: 1,
+        commit_index: 9,
+        ..Default::default()
+    };
+    seeds.push(("status".into(), with_control(3, &status.encode_to_vec())));
+    seeds
+}
+
+fn put(number: u64) -> Command {
+    Command::Write {
+        identity: raftkv::kv::Identity::Implicit {
+            client: ClientId::from_text("client"),
+            sequence: number,
+        },
+        op: WriteOp::Put {
+            key: Bytes::from(format!("key-{number}")),
+            value: Bytes::from(vec![b'v'; number as usize]),
+        },
+    }
+}
+
+/// The first segment of a log with a bit of everything, without the zeros at its end.
+fn segment() -> Vec<u8> {
+    let mut disk = SimDisk::new();
+    let (mut wal, _) = Wal::recover(&mut disk, entry::wal_options()).expect("an empty disk");
+    let settle = |wal: &mut Wal, disk: &mut SimDisk| {
+        while let Some(event) = disk.step() {
+            wal.on_event(disk, &event).expect("this disk does not fail");
+        }
+    };
+    settle(&mut wal, &mut disk);
+    let entries: Vec<Entry> = (1..=5)
+        .map(|index| Entry {
+            id: EntryId::new(1, index),
+            payload: Payload::Command(put(index).encode()),
+        })
+        .collect();
+    let batches = [
+        Batch {
+            hard_state: Some(HardState {
+                term: Term(1),
+                voted_for: Some(NodeId(0)),
+            }),
+            entries: &entries,
+            ..Batch::default()
+        },
+        Batch {
+            truncate_from: Some(Index(4)),
+            ..Batch::default()
+        },
+        Batch {
+            snapshot_mark: Some(EntryId::new(1, 2)),
+            ..Batch::default()
+        },
+    ];
+    for batch in batches {
+        wal.append(&mut disk, batch);
+        settle(&mut wal, &mut disk);
+    }
+    let found = disk.segments().expect("a list")[0];
+    assert_eq!(found.id, entry::SEGMENT);
+    let mut bytes = vec![0; found.len as usize];
+    let count = disk
+        .recover_segment(found.id, 0, &mut bytes)
+        .expect("bytes");
+    bytes.truncate(count);
+    let end = bytes.iter().rposition(|byte| *byte != 0).expect("content");
+    // A record ends at a multiple of eight.
+    bytes.truncate((end + 1).next_multiple_of(8));
+    bytes
+}
+
+fn snapshot_seeds() -> Vec<(String, Vec<u8>)> {
+    let limits = SessionLimits {
+        implicit_window: 64,
+        sessions_max: 8,
+        idle_entries: 64,
+        window: 8,
+    };
+    let mut state = StateMachine::new(limits);
+    let empty = entry::write_snapshot(&mut state, Bytes::new());
+    let open = Command::OpenSession {
+        client: ClientId::from_text("other"),
+    };
+    state.apply(EntryId::new(1, 1), &Payload::Command(open.encode()));
+    for index in 2..12 {
+        let id = EntryId::new(1, index);
+        state.apply(id, &Payload::Command(put(index).encode()));
+    }
+    let full = entry::write_snapshot(&mut state, Bytes::from_static(b"members"));
+    vec![
+        ("empty".into(), with_control(0x20, &empty)),
+        ("full".into(), with_control(0xFE, &full)),
+        ("repaired".into(), with_control(0x21, &full)),
+    ]
+}

@@ -225,10 +225,10 @@ impl<D: Disk> Node<D> {
             return;
         }
         let mut excess = self.snapshots.kept.len().saturating_sub(KEPT);
-        let transfers = &self.transfers;
-        let disk = &mut self.disk;
+        let (transfers, disk) = (&self.transfers, &mut self.disk);
+        let newest = self.snapshots.newest.map(|newest| newest.last);
         self.snapshots.kept.retain(|last| {
-            let drop = excess > 0 && !transfers.sends(*last);
+            let drop = excess > 0 && newest != Some(*last) && !transfers.sends(*last);
             if drop {
                 excess -= 1;
                 disk.remove_file(FileId::Snapshot(*last));

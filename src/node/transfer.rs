@@ -118,9 +118,16 @@ impl<D: Disk> Node<D> {
 
     /// The disk has read what is to be sent.
     pub(super) fn chunk_read(&mut self, last: EntryId, offset: u64, data: &Bytes) {
+        let waits = |t: &Transfer| t.reading && t.snapshot.last == last && t.offset == offset;
+        let cut = |t: &Transfer| waits(t) && data.is_empty() && offset < t.snapshot.total_bytes;
+        if self.transfers.running.values().any(cut) {
+            return self.fail(format!(
+                "the snapshot up to {last} is gone, or ends at {offset}"
+            ));
+        }
         for (to, transfer) in &mut self.transfers.running {
             let snapshot = transfer.snapshot;
-            if transfer.reading && snapshot.last == last && transfer.offset == offset {
+            if waits(transfer) {
                 transfer.reading = false;
                 let data = data.clone();
                 self.raft.send_snapshot_chunk(

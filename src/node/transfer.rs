@@ -170,7 +170,9 @@ impl<D: Disk> Node<D> {
             });
         for (to, begin_anew) in late.collect::<Vec<_>>() {
             if begin_anew {
-                self.begin_transfer(now, to);
+                // It says where it stands once it is there, and gets the newest then.
+                self.raft.give_up_snapshot(to);
+                self.transfers.running.remove(&to);
             } else {
                 self.read_chunk(now, to);
             }

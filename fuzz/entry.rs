@@ -114,7 +114,7 @@ fn read_frames(stream: &[u8], piece: usize, direct: bool) -> (Vec<Bytes>, Option
     (bodies, None)
 }
 
-fn repair_frames(stream: &mut [u8]) {
+pub fn repair_frames(stream: &mut [u8]) {
     let mut at = 0;
     while at + HEADER_BYTES <= stream.len() {
         // Rather short frames than one that never ends.
@@ -256,7 +256,7 @@ pub fn wal_segment(input: &[u8]) {
 }
 
 /// The formats are told in `src/wal/segment.rs` and `src/wal/record.rs`; this is written after them anew.
-fn repair_segment(segment: &mut [u8]) {
+pub fn repair_segment(segment: &mut [u8]) {
     const PAGE: usize = 4096;
     if segment.len() < PAGE {
         return;
@@ -361,7 +361,7 @@ pub fn write_snapshot(state: &mut StateMachine, configuration: Bytes) -> Vec<u8>
 }
 
 /// The format is told in `src/kv/snapshot.rs`.
-fn repair_snapshot(file: &mut [u8]) {
+pub fn repair_snapshot(file: &mut [u8]) {
     const HEADER: usize = 8 + 4 + 8 + 8 + 4;
     if file.len() < HEADER + 4 {
         return;

@@ -18,7 +18,7 @@ use raftkv::node::{Answer, Hello, HelloReply};
 use raftkv::proto;
 use raftkv::raft::{Accepted, Body, Message, Rejected, SnapshotChunk, SnapshotMeta};
 use raftkv::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
-use raftkv::wal::{Batch, Wal};
+use raftkv::wal::{Batch, Wal, summarize_segment};
 
 fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -56,6 +56,26 @@ fn inputs_that_are_cut_or_changed_anywhere_do_no_harm() {
                 run(&changed);
             }
         }
+    }
+}
+
+#[test]
+fn what_is_right_is_read_to_its_end_and_needs_no_repair() {
+    let right = segment();
+    let found = summarize_segment(&right, entry::SEGMENT, entry::INCARNATION);
+    assert!(found.header && found.end == right.len() as u64, "{found:?}");
+    assert_eq!(found.batches, 4, "an opening and three batches");
+    let mut repaired = right.clone();
+    entry::repair_segment(&mut repaired);
+    // The length in its header is that of the bytes there are, not of the file.
+    let found = summarize_segment(&repaired, entry::SEGMENT, entry::INCARNATION);
+    assert_eq!(found.end, right.len() as u64);
+    assert_eq!(repaired[4096..], right[4096..]);
+
+    for (_, seed) in snapshot_seeds() {
+        let mut repaired = seed[1..].to_vec();
+        entry::repair_snapshot(&mut repaired);
+        assert_eq!(repaired, seed[1..]);
     }
 }
 

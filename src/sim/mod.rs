@@ -9,7 +9,9 @@
 //! |---|---|
 //! | `plan.rs` | what a run is like: how many nodes, which faults, how often |
 //! | `network.rs` | loses, delays, repeats and reorders; partitions of all shapes |
-//! | `cluster.rs` | nodes, disks, crashes; the queue of what happens next |
+//! | `cluster.rs` | the whole of it; the queue of what happens next |
+//! | `nodes.rs` | nodes at work: flushes, disks, connections |
+//! | `faults.rs` | crashes, pauses, partitions, lost directories |
 //! | `clients.rs` | clients with sessions and retries; the history of what they saw |
 //! | `invariants.rs` | what must hold after each step |
 //! | [`linearizability`] | judges a history, of simulated or of real clusters |
@@ -19,9 +21,11 @@
 
 mod clients;
 mod cluster;
+mod faults;
 mod invariants;
 pub mod linearizability;
 mod network;
+mod nodes;
 mod plan;
 
 pub use cluster::{Report, run};

@@ -1,0 +1,257 @@
+//! Nodes at work: their flushes, ticks and disks, their connections, what they send and
+//! receive.
+
+use std::time::Duration;
+
+use rand::RngExt;
+
+use crate::mem::Buffer;
+use crate::net::envelope::decode_envelope;
+use crate::net::frame::FrameDecoder;
+use crate::node::{Caller, Outputs};
+use crate::proto;
+use crate::raft::Message;
+use crate::sim::cluster::{Event, Packet, Simulation, State};
+use crate::sim::network::draw_delay;
+use crate::time::Time;
+use crate::types::NodeId;
+
+impl Simulation {
+    pub(super) fn queue_flush(&mut self, id: u64) {
+        let place = &mut self.places[id as usize];
+        if !std::mem::replace(&mut place.flush_queued, true) {
+            let life = place.life;
+            // What comes in meanwhile is in the same batch.
+            let delay = Duration::from_micros(self.rng.random_range(0..200));
+            self.after(delay, Event::Flush(id, life));
+        }
+    }
+
+    pub(super) fn flush(&mut self, id: u64, life: u64) {
+        let place = &mut self.places[id as usize];
+        if place.life != life {
+            return;
+        }
+        place.flush_queued = false;
+        let now = self.now;
+        let Some(node) = place.node_mut() else { return };
+        node.flush(now);
+        if let Some(why) = node.failure() {
+            panic!("node {id} gave up: {why}");
+        }
+        let outputs = std::mem::take(node.outputs());
+        self.checker
+            .check_node(self.places[id as usize].node().expect("it is up"));
+        self.send_out(id, outputs);
+        self.schedule(id);
+    }
+
+    pub(super) fn send_out(&mut self, id: u64, outputs: Outputs) {
+        let Outputs {
+            messages,
+            answers,
+            hellos,
+        } = outputs;
+        let life = self.places[id as usize].life;
+        for message in messages {
+            self.checker.check_message(&message);
+            let to = message.to.0;
+            // A request needs a connection that we dialled, an answer one that it dialled.
+            let place = &self.places[id as usize];
+            let connected = if message.body.is_request() {
+                place.ready.contains(&to)
+            } else {
+                place.accepted.contains_key(&to)
+            };
+            if connected {
+                let message = through_the_wire(message);
+                self.send(id, life, to, Packet::Message(message));
+            }
+        }
+        for (caller, reply) in hellos {
+            let to = reply.to.0;
+            if reply.refused.is_none() {
+                self.places[id as usize]
+                    .accepted
+                    .insert(to, caller.connection);
+            }
+            self.send(id, life, to, Packet::HelloReply(reply));
+        }
+        for (caller, answer) in answers {
+            if caller.connection == life {
+                let (client, attempt) = (caller.reactor as usize, caller.sequence);
+                let outside = self.plan.nodes;
+                let delays = self.network.deliveries(&mut self.rng, id, outside);
+                if let Some(delay) = delays.into_iter().next() {
+                    self.after(
+                        delay,
+                        Event::Answer {
+                            client,
+                            attempt,
+                            answer,
+                        },
+                    );
+                }
+            }
+        }
+    }
+
+    pub(super) fn send(&mut self, from: u64, from_life: u64, to: u64, packet: Packet) {
+        for delay in self.network.deliveries(&mut self.rng, from, to) {
+            let packet = packet.clone();
+            self.after(
+                delay,
+                Event::Packet {
+                    from,
+                    from_life,
+                    to,
+                    packet,
+                },
+            );
+        }
+    }
+
+    /// Sees to it that the node gets its time and its disk's completions.
+    pub(super) fn schedule(&mut self, id: u64) {
+        let now = self.now;
+        let place = &mut self.places[id as usize];
+        let life = place.life;
+        let State::Up(node) = &mut place.state else {
+            return;
+        };
+        let due = node.next_deadline(now).max(now + Duration::from_micros(20));
+        let pending = node.disk().pending();
+        if due < place.tick_at && due != Time::NEVER {
+            place.tick_at = due;
+            self.at(due, Event::Tick(id, life));
+        }
+        if pending && !std::mem::replace(&mut self.places[id as usize].disk_queued, true) {
+            let delay = draw_delay(&mut self.rng, self.plan.disk_delay);
+            self.after(delay, Event::Disk(id, life));
+        }
+    }
+
+    pub(super) fn tick(&mut self, id: u64, life: u64) {
+        let now = self.now;
+        let place = &mut self.places[id as usize];
+        if place.life != life {
+            return;
+        }
+        place.tick_at = Time::NEVER;
+        if let Some(node) = place.node_mut() {
+            if now >= node.next_deadline(now) {
+                node.tick(now);
+            }
+            self.flush(id, life);
+        }
+    }
+
+    pub(super) fn complete_disk(&mut self, id: u64, life: u64) {
+        let (now, syncs, background) = (
+            self.now,
+            self.rng.random_range(1..4),
+            self.rng.random_bool(0.5),
+        );
+        let place = &mut self.places[id as usize];
+        if place.life != life {
+            return;
+        }
+        place.disk_queued = false;
+        let Some(node) = place.node_mut() else { return };
+        let disk = node.disk();
+        let event = if background && disk.pending_background() > 0 || disk.pending_syncs() == 0 {
+            disk.step_background()
+        } else {
+            disk.complete_syncs(syncs)
+        };
+        if let Some(event) = event {
+            node.handle_disk(now, event);
+            self.queue_flush(id);
+        }
+        self.schedule(id);
+    }
+
+    pub(super) fn dial(&mut self, from: u64, life: u64, to: u64) {
+        let place = &mut self.places[from as usize];
+        if place.life != life || place.ready.contains(&to) {
+            return;
+        }
+        let paused = place.paused;
+        if let Some(node) = place.node_mut()
+            && !paused
+        {
+            node.handle_reconnect(NodeId(to));
+            let hello = node.hello(NodeId(to));
+            self.send(from, life, to, Packet::Hello(hello));
+        }
+        let again = draw_delay(&mut self.rng, Duration::from_millis(150));
+        self.after(again, Event::Dial(from, life, to));
+    }
+
+    pub(super) fn deliver(&mut self, from: u64, from_life: u64, to: u64, packet: Packet) {
+        let now = self.now;
+        // A connection ends with the life of the node at its other end.
+        if self.places[from as usize].life != from_life {
+            return;
+        }
+        let place = &mut self.places[to as usize];
+        let accepted = place.accepted.get(&from) == Some(&from_life);
+        let ready = place.ready.contains(&from);
+        let State::Up(node) = &mut place.state else {
+            return;
+        };
+        match packet {
+            Packet::Message(message) => {
+                let connected = if message.body.is_request() {
+                    accepted
+                } else {
+                    ready
+                };
+                if connected {
+                    node.handle_peer(now, message);
+                }
+            }
+            Packet::Hello(hello) => {
+                let caller = Caller {
+                    reactor: 0,
+                    connection: from_life,
+                    sequence: 0,
+                };
+                node.handle_hello(now, caller, hello);
+            }
+            Packet::HelloReply(reply) => {
+                if reply.refused.is_none() {
+                    place.ready.insert(from);
+                }
+                node.handle_hello_reply(now, NodeId(from), reply);
+            }
+        }
+        self.queue_flush(to);
+    }
+}
+
+/// What the other side makes of a message: encoded, framed, decoded, validated.
+fn through_the_wire(message: Message) -> Message {
+    let mut frame = Buffer::default();
+    proto::encode_message(&mut frame, &message, message.call);
+    let body = FrameDecoder::default()
+        .decode(&mut &frame[..])
+        .expect("our own frame is right")
+        .expect("our own frame is whole");
+    let envelope = decode_envelope(body).expect("our own envelope is right");
+    let decode = if message.body.is_request() {
+        proto::decode_peer_request
+    } else {
+        proto::decode_reply
+    };
+    let arrived = decode(
+        message.from,
+        message.to,
+        &envelope.method,
+        envelope.sequence,
+        envelope.payload,
+    )
+    .expect("our own message is valid");
+    assert_eq!(arrived, message, "a message arrives as it was sent");
+    arrived
+}

@@ -168,9 +168,13 @@ fn run_or_end(cli: &Cli) -> Result<End, End> {
             Ok(End::line(text, if reached { 0 } else { NOT_REACHED }))
         }
         Command::Operate(operation) => {
-            client.on_redirect(|leader| {
-                // If it cannot be printed, neither can the result be, and that says so.
-                let _ = print(redirected(leader).as_bytes());
+            let mut told = None;
+            client.on_redirect(move |leader| {
+                // While nobody leads, nodes go on naming the last leader: once is enough.
+                if told.replace(leader) != Some(leader) {
+                    // If it cannot be printed, neither can the result be, and that says so.
+                    let _ = print(redirected(leader).as_bytes());
+                }
             });
             Ok(match client.call(operation) {
                 Ok(outcome) => succeeded(outcome, cli.raw),

@@ -72,11 +72,11 @@ impl Handler for Reactor {
         retry_in: Option<std::time::Duration>,
     ) {
         if let Some(dropped) = io.admit_log("connect failed") {
-            let peer = self
-                .peers
-                .as_ref()
-                .and_then(|peers| peers.dialled(connector));
-            debug!(target: "RaftRpc", "cannot connect: peer={peer:?} error={error} retry_in={retry_in:?}{dropped}");
+            let peers = self.peers.as_ref();
+            let peer = peers.and_then(|peers| peers.dialled(connector));
+            let peer = peer.map_or("-".to_owned(), |peer| peer.to_string());
+            let retry = retry_in.map_or("never".to_owned(), |t| format!("{} ms", t.as_millis()));
+            debug!(target: "RaftRpc", "cannot connect: peer={peer} error={error} retry_in={retry}{dropped}");
         }
     }
 

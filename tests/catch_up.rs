@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use raftkv::pb::{KvOperationRequest, OperationType, StatusResponse};
+use raftkv::pb::{ErrorCode, KvOperationRequest, OperationType, StatusResponse};
 use support::cluster::{SOON, TestCluster};
 use support::wire::{Answer, new_uuid, request};
 use support::workload::{Ledger, assert_all_there, pipelined};
@@ -31,7 +31,7 @@ fn status(cluster: &TestCluster, node: usize) -> StatusResponse {
 }
 
 /// Writes so many values of `value_bytes` over so many keys.
-fn write(cluster: &TestCluster, leader: usize, writes: u64, keys: u64, value_bytes: usize) {
+fn write(cluster: &TestCluster, writes: u64, keys: u64, value_bytes: usize) {
     let value = "x".repeat(value_bytes);
     let mut left = writes;
     while left > 0 {
@@ -45,18 +45,28 @@ fn write(cluster: &TestCluster, leader: usize, writes: u64, keys: u64, value_byt
                 request(OperationType::Update, &uuid, key, value)
             })
             .collect();
-        for answer in pipelined(cluster.client(leader), requests) {
-            // A leader may change on a busy machine; what counts is that the log has grown.
-            assert!(
-                matches!(
-                    answer,
-                    Answer::Created | Answer::Failed(raftkv::pb::ErrorCode::OutcomeUnknown, _)
-                ),
-                "{answer:?}"
-            );
-        }
+        // A leader may change on a busy machine: the batch is repeated under the same names, so that
+        // what was applied is answered as the first time, until every write is acknowledged.
+        eventually("every write of a batch is acknowledged", LATER, || {
+            let answers = pipelined(cluster.client(cluster.leader()?), requests.clone());
+            for answer in &answers {
+                assert!(may_be_repeated(answer), "{answer:?}");
+            }
+            let done = answers.iter().all(|answer| *answer == Answer::Created);
+            done.then_some(())
+        });
         left -= batch;
     }
+}
+
+/// Whether this is an acknowledgement, or says that a repetition is safe.
+fn may_be_repeated(answer: &Answer) -> bool {
+    matches!(
+        answer,
+        Answer::Created
+            | Answer::Redirect(_)
+            | Answer::Failed(ErrorCode::NoLeader | ErrorCode::OutcomeUnknown, _)
+    )
 }
 
 /// Waits until the leader's log no longer reaches back to what the node has.
@@ -81,12 +91,12 @@ fn a_node_that_was_away_for_long_comes_back_by_a_snapshot_while_writes_go_on() {
     let mut cluster = TestCluster::with_leader(3, &SMALL_LOG);
     let leader = cluster.wait_for_leader(SOON);
     let away = (leader + 1) % 3;
-    write(&cluster, leader, 100, 100, 100);
+    write(&cluster, 100, 100, 100);
     let before = status(&cluster, away);
     cluster.kill(away);
 
     let writes = count("RAFTKV_AWAY_WRITES", 5_000);
-    write(&cluster, leader, writes, 1_000, 100);
+    write(&cluster, writes, 1_000, 100);
     wait_until_compacted_past(&cluster, leader, before.last_index);
 
     let ledger = Ledger::start(cluster.clients(), 2, "meanwhile", SOON);
@@ -177,11 +187,11 @@ fn a_transfer_that_is_interrupted_in_the_middle_resumes() {
     let mut cluster = TestCluster::with_leader(3, &SMALL_LOG);
     let leader = cluster.wait_for_leader(SOON);
     let away = (leader + 1) % 3;
-    write(&cluster, leader, 50, 50, 100);
+    write(&cluster, 50, 50, 100);
     let before = status(&cluster, away);
     cluster.kill(away);
     let mib = count("RAFTKV_TRANSFER_MIB", 32);
-    write(&cluster, leader, 4 * mib, 4 * mib, 256 << 10);
+    write(&cluster, 4 * mib, 4 * mib, 256 << 10);
     wait_until_compacted_past(&cluster, leader, before.last_index);
     // Nothing is written from here on: a new snapshot would begin a new transfer.
     let files = snapshot_files(&cluster.node_dir(away));

@@ -61,7 +61,7 @@ impl FileDisk {
             }
         })?;
         let log = Lane::start("log-writer", log_writer::QUEUE_MAX, &reporter, {
-            let (maker, reporter) = (maker.sender(), reporter.clone());
+            let (maker, reporter) = (maker.handle(), reporter.clone());
             move |operations| LogWriter::new(operations, made, maker, reporter).run()
         })?;
         let files = Lane::start("file-writer", file_writer::QUEUE_MAX, &reporter, {
@@ -136,7 +136,9 @@ impl Disk for FileDisk {
     }
 
     fn store(&mut self, id: SegmentId, offset: u64, data: Bytes) {
-        self.log.push(LogOperation::Store { id, offset, data });
+        // A sync follows at once.
+        self.log
+            .push_quiet(LogOperation::Store { id, offset, data });
     }
 
     fn sync(&mut self) -> SyncToken {

@@ -11,11 +11,10 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use crossbeam_channel::Receiver;
 
 use super::data_dir::sync_directory;
 use super::segment_maker::remove_if_there;
-use super::worker::Reporter;
+use super::worker::{Operations, Reporter};
 use super::{DiskEvent, FileId, file_name, is_no_space};
 
 /// How much is written before it is brought to the disk.
@@ -43,7 +42,7 @@ struct OpenFile {
 #[derive(Debug)]
 pub(super) struct FileWriter {
     dir: PathBuf,
-    operations: Receiver<FileOperation>,
+    operations: Operations<FileOperation>,
     reporter: Reporter,
     open: BTreeMap<FileId, OpenFile>,
     /// There was no room for them; what is still appended is dropped.
@@ -53,7 +52,7 @@ pub(super) struct FileWriter {
 impl FileWriter {
     pub(super) fn new(
         dir: PathBuf,
-        operations: Receiver<FileOperation>,
+        operations: Operations<FileOperation>,
         reporter: Reporter,
     ) -> FileWriter {
         FileWriter {
@@ -66,7 +65,7 @@ impl FileWriter {
     }
 
     pub(super) fn run(mut self) {
-        while let Ok(operation) = self.operations.recv() {
+        while let Some(operation) = self.operations.next() {
             if self.reporter.has_failed() {
                 continue;
             }

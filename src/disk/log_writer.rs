@@ -8,11 +8,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 
 use super::segment_maker::{MadeSegment, MakerOperation};
 use super::segment_map::SegmentMap;
-use super::worker::Reporter;
+use super::worker::{Handle, Operations, Reporter};
 use super::{DiskEvent, SegmentId, SyncToken, file_name};
 
 /// How many operations wait in the queue before they wait in front of it.
@@ -38,18 +38,18 @@ pub(super) enum LogOperation {
 /// The state of the thread.
 #[derive(Debug)]
 pub(super) struct LogWriter {
-    operations: Receiver<LogOperation>,
+    operations: Operations<LogOperation>,
     made: Receiver<MadeSegment>,
-    maker: Sender<MakerOperation>,
+    maker: Handle<MakerOperation>,
     reporter: Reporter,
     maps: BTreeMap<SegmentId, SegmentMap>,
 }
 
 impl LogWriter {
     pub(super) fn new(
-        operations: Receiver<LogOperation>,
+        operations: Operations<LogOperation>,
         made: Receiver<MadeSegment>,
-        maker: Sender<MakerOperation>,
+        maker: Handle<MakerOperation>,
         reporter: Reporter,
     ) -> LogWriter {
         LogWriter {
@@ -63,13 +63,13 @@ impl LogWriter {
 
     /// Runs until the queue is closed; what was stored is synced before the end.
     pub(super) fn run(mut self) {
-        while let Ok(first) = self.operations.recv() {
+        while let Some(first) = self.operations.next() {
             let mut token = None;
             self.apply(first, &mut token);
             for _ in 1..DRAIN_MAX {
-                match self.operations.try_recv() {
-                    Ok(operation) => self.apply(operation, &mut token),
-                    Err(_) => break,
+                match self.operations.try_next() {
+                    Some(operation) => self.apply(operation, &mut token),
+                    None => break,
                 }
             }
             if let Some(token) = token {
@@ -103,7 +103,7 @@ impl LogWriter {
                 }
                 self.maps.remove(&id);
                 // The other end lives until this thread has ended.
-                let _ = self.maker.send(then);
+                self.maker.send(then);
             }
         }
     }

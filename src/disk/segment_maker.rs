@@ -12,12 +12,12 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 use rustix::fs::Advice;
 
 use super::data_dir::sync_directory;
 use super::segment_map::SegmentMap;
-use super::worker::Reporter;
+use super::worker::{Operations, Reporter};
 use super::{DiskEvent, SegmentId, file_name, is_no_space};
 
 /// One write of zeros: a page.
@@ -49,14 +49,14 @@ pub(super) struct MadeSegment {
 #[derive(Debug)]
 pub(super) struct SegmentMaker {
     pub(super) dir: PathBuf,
-    pub(super) operations: Receiver<MakerOperation>,
+    pub(super) operations: Operations<MakerOperation>,
     pub(super) made: Sender<MadeSegment>,
     pub(super) reporter: Reporter,
 }
 
 impl SegmentMaker {
     pub(super) fn run(self) {
-        while let Ok(operation) = self.operations.recv() {
+        while let Some(operation) = self.operations.next() {
             if self.reporter.has_failed() {
                 continue;
             }

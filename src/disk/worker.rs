@@ -5,9 +5,9 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, Thread};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
 use super::DiskEvent;
 
@@ -76,9 +76,61 @@ impl Drop for PanicReporter {
 /// here, bounded by what the node has under way, until the next [`Lane::poll`].
 #[derive(Debug)]
 pub(super) struct Lane<T> {
-    sender: Option<Sender<T>>,
+    handle: Option<Handle<T>>,
     overflow: VecDeque<T>,
-    thread: Option<JoinHandle<()>>,
+    worker: Option<JoinHandle<()>>,
+}
+
+/// The way in to a worker.
+///
+/// A send does not wake the worker by way of the channel, whose receivers spin and yield
+/// before they sleep: it sleeps in [`thread::park`], and is unparked.
+#[derive(Debug)]
+pub(super) struct Handle<T> {
+    sender: Sender<T>,
+    worker: Thread,
+}
+
+impl<T> Handle<T> {
+    /// Sends, waiting for room if there is none. The worker may be gone.
+    pub(super) fn send(&self, operation: T) {
+        let _ = self.sender.send(operation);
+        self.worker.unpark();
+    }
+}
+
+impl<T> Clone for Handle<T> {
+    fn clone(&self) -> Handle<T> {
+        Handle {
+            sender: self.sender.clone(),
+            worker: self.worker.clone(),
+        }
+    }
+}
+
+/// What a worker is asked to do, in order.
+#[derive(Debug)]
+pub(super) struct Operations<T>(Receiver<T>);
+
+impl<T> Operations<T> {
+    /// The next operation; sleeps until there is one. `None` once the lane is closed and
+    /// all has been taken.
+    pub(super) fn next(&self) -> Option<T> {
+        loop {
+            match self.0.try_recv() {
+                Ok(operation) => return Some(operation),
+                Err(TryRecvError::Disconnected) => return None,
+                // Whoever sends or closes unparks afterwards: a token that comes before
+                // the park ends it at once.
+                Err(TryRecvError::Empty) => thread::park(),
+            }
+        }
+    }
+
+    /// The next operation, if there is one already.
+    pub(super) fn try_next(&self) -> Option<T> {
+        self.0.try_recv().ok()
+    }
 }
 
 impl<T: Send + 'static> Lane<T> {
@@ -87,60 +139,76 @@ impl<T: Send + 'static> Lane<T> {
         name: &str,
         capacity: usize,
         reporter: &Reporter,
-        work: impl FnOnce(Receiver<T>) + Send + 'static,
+        work: impl FnOnce(Operations<T>) + Send + 'static,
     ) -> io::Result<Lane<T>> {
         let (sender, receiver) = bounded(capacity);
         let guard = PanicReporter(reporter.clone());
-        let thread = thread::Builder::new().name(name.into()).spawn(move || {
+        let worker = thread::Builder::new().name(name.into()).spawn(move || {
             let _guard = guard;
-            work(receiver);
+            work(Operations(receiver));
         })?;
+        let handle = Handle {
+            sender,
+            worker: worker.thread().clone(),
+        };
         Ok(Lane {
-            sender: Some(sender),
+            handle: Some(handle),
             overflow: VecDeque::new(),
-            thread: Some(thread),
+            worker: Some(worker),
         })
     }
 
     /// A way in for other workers; it must be gone before the lane is closed.
-    pub(super) fn sender(&self) -> Sender<T> {
-        self.sender.clone().expect("the lane is open")
+    pub(super) fn handle(&self) -> Handle<T> {
+        self.handle.clone().expect("the lane is open")
     }
 
     /// Hands `operation` to the worker; never waits.
     pub(super) fn push(&mut self, operation: T) {
-        self.overflow.push_back(operation);
+        self.push_quiet(operation);
         self.poll();
     }
 
-    /// Hands on what waits, as far as there is room.
+    /// Hands `operation` to the worker together with the next one: one wake-up for both.
+    pub(super) fn push_quiet(&mut self, operation: T) {
+        self.overflow.push_back(operation);
+    }
+
+    /// Hands on what waits, as far as there is room, and wakes the worker.
     pub(super) fn poll(&mut self) {
-        let Some(sender) = &self.sender else { return };
+        let Some(handle) = &self.handle else { return };
+        if self.overflow.is_empty() {
+            return;
+        }
         while let Some(operation) = self.overflow.pop_front() {
-            match sender.try_send(operation) {
+            match handle.sender.try_send(operation) {
                 Ok(()) => {}
                 Err(TrySendError::Full(operation)) => {
                     self.overflow.push_front(operation);
-                    return;
+                    break;
                 }
                 // It panicked, which was reported.
                 Err(TrySendError::Disconnected(_)) => self.overflow.clear(),
             }
         }
+        handle.worker.unpark();
     }
 
     /// Has the worker do all that was pushed, and waits for its end.
     pub(super) fn close(&mut self) {
-        if let Some(sender) = self.sender.take() {
+        if let Some(Handle { sender, worker }) = self.handle.take() {
             for operation in self.overflow.drain(..) {
+                worker.unpark();
                 if sender.send(operation).is_err() {
                     break;
                 }
             }
+            drop(sender);
+            worker.unpark();
         }
-        if let Some(thread) = self.thread.take() {
+        if let Some(worker) = self.worker.take() {
             // A panic was reported by its guard.
-            let _ = thread.join();
+            let _ = worker.join();
         }
     }
 }

@@ -1,7 +1,10 @@
 //! What the doorbell is built from: the real thing, or loom's model of it.
 //!
-//! crossbeam-channel cannot run under loom, so that the models have a bell of the
-//! same contract: rings before a wait are not lost, and any number of them is one.
+//! The bell of a thread is a flag and a condition variable. A channel of one token would
+//! do as well, but one that spins and yields before it sleeps: with more threads than
+//! cores that takes the time of those who have the work (measured with
+//! crossbeam-channel, three nodes on two cores: four of five context switches).
+//! Loom knows no deadlines, so that the models have a bell of the same shape without.
 
 #[cfg(not(loom))]
 pub(super) use real::*;
@@ -22,46 +25,55 @@ pub(super) use modelled::*;
 
 #[cfg(not(loom))]
 mod real {
+    use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
     use std::time::Instant;
-
-    use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 
     /// A token that is there or not, and a thread that may wait for it.
     #[derive(Debug)]
     pub(in crate::mailbox) struct ThreadBell {
-        give: Sender<()>,
-        take: Receiver<()>,
+        token: Mutex<bool>,
+        given: Condvar,
     }
 
     impl ThreadBell {
         pub(in crate::mailbox) fn new() -> ThreadBell {
-            let (give, take) = crossbeam_channel::bounded(1);
-            ThreadBell { give, take }
+            ThreadBell {
+                token: Mutex::new(false),
+                given: Condvar::new(),
+            }
+        }
+
+        /// No code panics while it holds the token.
+        fn token(&self) -> MutexGuard<'_, bool> {
+            self.token.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
         pub(in crate::mailbox) fn ring(&self) {
-            match self.give.try_send(()) {
-                // Full: the token is there already, and wakes as well as ours.
-                Ok(()) | Err(TrySendError::Full(())) => {}
-                Err(TrySendError::Disconnected(())) => {
-                    unreachable!("the bell holds both ends of its channel")
-                }
-            }
+            *self.token() = true;
+            self.given.notify_one();
         }
 
         /// Whether the token came before `deadline`.
         pub(in crate::mailbox) fn wait_until(&self, deadline: Option<Instant>) -> bool {
-            let woken = match deadline {
-                Some(deadline) => self.take.recv_deadline(deadline),
-                None => self.take.recv().map_err(RecvTimeoutError::from),
-            };
-            match woken {
-                Ok(()) => true,
-                Err(RecvTimeoutError::Timeout) => false,
-                Err(RecvTimeoutError::Disconnected) => {
-                    unreachable!("the bell holds both ends of its channel")
-                }
+            let mut token = self.token();
+            while !*token {
+                token = match deadline {
+                    None => self
+                        .given
+                        .wait(token)
+                        .unwrap_or_else(PoisonError::into_inner),
+                    Some(deadline) => {
+                        let left = deadline.saturating_duration_since(Instant::now());
+                        if left.is_zero() {
+                            return false;
+                        }
+                        let waited = self.given.wait_timeout(token, left);
+                        waited.unwrap_or_else(PoisonError::into_inner).0
+                    }
+                };
             }
+            *token = false;
+            true
         }
     }
 }

@@ -185,7 +185,7 @@ fn peer_seeds() -> Vec<(String, Vec<u8>)> {
             2,
             Body::Append {
                 prev: last,
-                entries,
+                entries: entries.into(),
                 commit: Index(6),
             },
         ),

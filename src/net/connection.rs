@@ -350,8 +350,17 @@ impl Output {
         }
     }
 
-    /// One `writev`. Returns whether the socket may take more.
+    /// One `send`, or one `writev` where it takes several buffers: for a single one that
+    /// is the dearer call. Returns whether the socket may take more.
     fn write_to(&mut self, stream: &mut impl Write) -> io::Result<bool> {
+        if let [only] = self.chunks.as_slices().0
+            && self.chunks.len() == 1
+        {
+            let bytes = &only.bytes()[self.written..];
+            let offered = bytes.len();
+            let result = stream.write(bytes);
+            return self.wrote(result, offered);
+        }
         let mut slices = [IoSlice::new(&[]); WRITEV_BUFFERS];
         let mut count = 0;
         let mut offered = 0;
@@ -362,7 +371,12 @@ impl Output {
             offered += bytes.len();
             count += 1;
         }
-        match stream.write_vectored(&slices[..count]) {
+        let result = stream.write_vectored(&slices[..count]);
+        self.wrote(result, offered)
+    }
+
+    fn wrote(&mut self, result: io::Result<usize>, offered: usize) -> io::Result<bool> {
+        match result {
             Ok(0) => Err(ErrorKind::WriteZero.into()),
             Ok(written) => {
                 self.consume(written);

@@ -10,6 +10,7 @@
 //! | `acceptor.rs` | `Acceptor` | listeners, lack of file descriptors, the cap on connections |
 //! | `connector.rs` | `Connector` | one connection kept to a peer: back-off, what is worth a retry |
 //! | `connection.rs` | `Connection` | one socket: partial input, queued output, half-close |
+//! | `connection_map.rs` | [`ConnectionMap`] | what a handler keeps for each connection |
 //! | `frame.rs` | [`frame::FrameDecoder`] | where messages begin and end; no I/O |
 //! | `envelope.rs` | [`envelope::Envelope`] | service, method, sequence id, payload; no I/O |
 //! | `timer_queue.rs` | [`timer_queue::TimerQueue`] | timers in order |
@@ -21,6 +22,7 @@
 
 mod acceptor;
 mod connection;
+mod connection_map;
 mod connector;
 pub mod envelope;
 mod event_loop;
@@ -33,6 +35,7 @@ pub mod timer_queue;
 
 pub use acceptor::{ConnectionBudget, ListenerId, Sharing, probe_port, raise_fd_limit};
 pub use connection::{CloseReason, ConnectionId};
+pub use connection_map::ConnectionMap;
 pub use connector::ConnectorId;
 pub use event_loop::{EventLoop, Handler, Options};
 pub use io::Io;

@@ -134,6 +134,7 @@ impl<D: Disk> Node<D> {
     /// message waits for, is the durability rule of the store; it is written nowhere
     /// else.**
     pub(super) fn carry_out(&mut self, now: Time) {
+        let mut ready = self.raft.take_ready(now);
         let Ready {
             write,
             messages,
@@ -142,31 +143,33 @@ impl<D: Disk> Node<D> {
             snapshots_wanted,
             chunks,
             chunk_replies,
-        } = self.raft.take_ready(now);
+        } = &mut ready;
         // The sync runs while the batch is being sent.
+        let write = std::mem::take(write);
         let written = self.ledger.write(&mut self.disk, write, &mut self.raft);
-        for message in messages {
+        for message in messages.drain(..) {
             self.ledger
                 .send_after(self.ledger.term, message, &mut self.out.messages);
         }
-        for message in promises {
+        for message in promises.drain(..) {
             self.ledger
                 .send_after(written, message, &mut self.out.messages);
         }
         let lost = self.not_leading();
         self.requests
-            .take_reads(reads, &lost, &mut self.out.answers);
-        for to in snapshots_wanted {
+            .take_reads(reads.drain(..), &lost, &mut self.out.answers);
+        for to in snapshots_wanted.drain(..) {
             self.begin_transfer(now, to);
         }
-        for (message, chunk) in chunks {
+        for (message, chunk) in chunks.drain(..) {
             // A directory with a snapshot and without a log has lost it: first the log.
             if self.ledger.wal.is_open() {
                 self.receive_chunk(now, message, chunk);
             }
         }
-        for (from, snapshot, next_offset) in chunk_replies {
+        for (from, snapshot, next_offset) in chunk_replies.drain(..) {
             self.continue_transfer(now, from, snapshot, next_offset);
         }
+        self.raft.recycle(ready);
     }
 }

@@ -106,7 +106,7 @@ impl Requests {
     /// Takes in what became of reads; those that leadership was lost over get `lost`.
     pub(super) fn take_reads(
         &mut self,
-        outcomes: Vec<ReadOutcome>,
+        outcomes: impl Iterator<Item = ReadOutcome>,
         lost: &Answer,
         answers: &mut Vec<(Caller, Answer)>,
     ) {

@@ -298,7 +298,7 @@ fn decode_append(append: pb::AppendEntriesRequest) -> Result<Body, PeerError> {
     }
     Ok(Body::Append {
         prev,
-        entries,
+        entries: entries.into(),
         commit,
     })
 }

@@ -392,6 +392,9 @@ impl Raft {
             "only committed entries are compacted"
         );
         self.log.compact(upto);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.sent.forget(upto);
+        }
     }
 
     /// Takes what has to happen. New entries to be written are in [`Raft::unwritten`].
@@ -404,6 +407,11 @@ impl Raft {
         std::mem::take(&mut self.out)
     }
 
+    /// Takes back a ready value that was emptied, for the room that it has.
+    pub fn recycle(&mut self, emptied: Ready) {
+        self.out.take_room(emptied);
+    }
+
     /// The entries that go into the same write as the last [`Ready`]; they count as
     /// handed to the disk from now on.
     pub fn unwritten(&mut self) -> &[Entry] {
@@ -412,14 +420,7 @@ impl Raft {
 
     /// Queues a message that speaks for nothing but the term.
     pub(super) fn send(&mut self, to: NodeId, body: Body) {
-        let message = Message {
-            from: self.config.id,
-            to,
-            term: self.hard_state.term,
-            call: 0,
-            learner: false,
-            body,
-        };
+        let message = request(self.config.id, to, self.hard_state.term, body);
         self.out.messages.push(message);
     }
 
@@ -568,6 +569,18 @@ impl Raft {
             Role::Leader(leader) => leader.followers.get_mut(&peer),
             _ => None,
         }
+    }
+}
+
+/// A message that is not the answer to one.
+pub(super) fn request(from: NodeId, to: NodeId, term: Term, body: Body) -> Message {
+    Message {
+        from,
+        to,
+        term,
+        call: 0,
+        learner: false,
+        body,
     }
 }
 

@@ -38,7 +38,8 @@ impl Raft {
         else {
             unreachable!("dispatched by body")
         };
-        let (prev, commit, entries) = (*prev, *commit, std::mem::take(entries));
+        let (prev, commit) = (*prev, *commit);
+        let entries = std::mem::take(entries).into_vec();
         if prev.index < self.commit_index {
             return self.append_behind_commit(&message, prev, entries, commit);
         }

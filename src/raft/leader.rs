@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use log::{error, warn};
 
 use crate::limits;
-use crate::raft::core::{Raft, Role, Transition};
+use crate::raft::core::{Raft, Role, Transition, request};
+use crate::raft::entries::Sent;
 use crate::raft::message::{Accepted, Body, Rejected, SnapshotChunk, SnapshotMeta};
 use crate::raft::progress::{Progress, State};
 use crate::raft::quorum;
@@ -31,6 +32,10 @@ pub(super) struct Leader {
     heartbeat_due: Time,
     /// Entries that are not committed, in bytes.
     pub(super) uncommitted_bytes: usize,
+    /// What was sent lately.
+    pub(super) sent: Sent,
+    /// Room for [`Leader::counted`].
+    reached: Vec<u64>,
 }
 
 impl Leader {
@@ -50,6 +55,8 @@ impl Leader {
             term_start,
             heartbeat_due: now,
             uncommitted_bytes,
+            sent: Sent::default(),
+            reached: Vec::new(),
         }
     }
 
@@ -70,24 +77,26 @@ impl Leader {
         self.reads.lose_all(out);
     }
 
-    /// What each follower has reached; those that do not count have reached nothing.
-    fn counted<T: Default>(&self, reached: impl Fn(&Progress) -> T) -> Vec<T> {
-        let of = |p: &Progress| if p.counts { reached(p) } else { T::default() };
-        self.followers.values().map(of).collect()
+    /// What a majority has reached, the leader with what is `own`. Followers that do not
+    /// count have reached nothing.
+    fn majority_reached(&mut self, own: u64, reached: impl Fn(&Progress) -> u64) -> u64 {
+        let of = |p: &Progress| if p.counts { reached(p) } else { 0 };
+        self.reached.clear();
+        self.reached.push(own);
+        self.reached.extend(self.followers.values().map(of));
+        quorum::reached_by_majority(&mut self.reached)
     }
 
     /// The newest round that a majority, the leader with it, has answered.
-    fn round_of_majority(&self) -> u64 {
-        let mut rounds = self.counted(|progress| progress.round);
-        rounds.push(self.reads.sent());
-        quorum::reached_by_majority(&mut rounds)
+    fn round_of_majority(&mut self) -> u64 {
+        self.majority_reached(self.reads.sent(), |progress| progress.round)
     }
 
     /// When a majority, the leader with it, was last heard of.
-    fn majority_heard(&self, now: Time) -> Time {
-        let mut heard = self.counted(|progress| progress.heard);
-        heard.push(now);
-        quorum::reached_by_majority(&mut heard)
+    fn majority_heard(&mut self, now: Time) -> Time {
+        Time::from_nanos(
+            self.majority_reached(now.as_nanos(), |progress| progress.heard.as_nanos()),
+        )
     }
 }
 
@@ -141,21 +150,16 @@ impl Raft {
         };
         leader.heartbeat_due = now + self.config.heartbeat;
         let round = leader.reads.begin_round();
-        let known: Vec<(NodeId, Index)> = leader
-            .followers
-            .iter()
-            .map(|(id, p)| (*id, p.match_index))
-            .collect();
-        for (to, match_index) in known {
+        for (to, progress) in &leader.followers {
             // Where the follower's log ends in a dead leader's tail, its entries up to
             // the commit index are not ours yet: only what is known to match counts.
-            let commit = commit_index.min(match_index);
             let body = Body::Heartbeat {
-                commit,
+                commit: commit_index.min(progress.match_index),
                 round,
                 last,
             };
-            self.send(to, body);
+            let heartbeat = request(self.config.id, *to, self.hard_state.term, body);
+            self.out.messages.push(heartbeat);
         }
         self.confirm_rounds(); // A cluster of one is its own majority.
     }
@@ -190,12 +194,15 @@ impl Raft {
         let Role::Leader(leader) = &self.role else {
             return;
         };
-        let behind: Vec<NodeId> = leader.followers.keys().copied().collect();
         if leader.reads.wants_round() {
             self.send_round(now);
         }
-        for to in behind {
+        for at in 0..self.config.members.len() {
+            let to = self.config.members[at];
             while self.send_append(now, to) {}
+        }
+        if let Role::Leader(leader) = &mut self.role {
+            leader.sent.trim();
         }
     }
 
@@ -235,7 +242,7 @@ impl Raft {
                 term: prev_term,
                 index: prev,
             },
-            entries: batch.to_vec(),
+            entries: leader.sent.share(batch),
             commit: self.commit_index,
         };
         self.send(to, body);
@@ -305,9 +312,8 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        let mut matched = leader.counted(|progress| progress.match_index);
-        matched.push(self.log.stable()); // Ours counts once it is on disk, not before.
-        let index = quorum::committed_by_majority(&mut matched);
+        let own = self.log.stable(); // Ours counts once it is on disk, not before.
+        let index = Index(leader.majority_reached(own.0, |progress| progress.match_index.0));
         if index <= self.commit_index || self.log.term_at(index) != Some(self.hard_state.term) {
             return;
         }

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::types::{Entry, EntryId, Index, NodeId, Term};
+use crate::raft::entries::Entries;
+use crate::types::{EntryId, Index, NodeId, Term};
 
 /// A message between two nodes of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ pub enum Body {
         /// The entry before the first of `entries`.
         prev: EntryId,
         /// The entries, contiguous; empty in a probe.
-        entries: Vec<Entry>,
+        entries: Entries,
         /// The leader's commit index.
         commit: Index,
     },

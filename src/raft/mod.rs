@@ -37,6 +37,7 @@
 
 mod core;
 mod election;
+mod entries;
 mod follower;
 mod invariants;
 mod leader;
@@ -50,6 +51,7 @@ mod ready;
 mod tests;
 
 pub use self::core::{Config, ProposeError, Raft, RoleName};
+pub use self::entries::Entries;
 pub use self::invariants::check_log;
 pub use self::log::Log;
 pub use self::message::{Accepted, Body, Message, Rejected, SnapshotChunk, SnapshotMeta};

@@ -36,3 +36,27 @@ pub struct Ready {
     /// Answers of followers that are being sent a snapshot.
     pub chunk_replies: Vec<(NodeId, SnapshotMeta, u64)>,
 }
+
+impl Ready {
+    /// Takes over the room of another value's lists, where this one has none yet.
+    pub(super) fn take_room(&mut self, emptied: Ready) {
+        fn take<T>(list: &mut Vec<T>, room: Vec<T>) {
+            debug_assert!(room.is_empty(), "only room is taken over");
+            if list.capacity() == 0 {
+                *list = room;
+            }
+        }
+        let Ready {
+            write: _,
+            messages,
+            promises,
+            reads,
+            snapshots_wanted: _,
+            chunks: _,
+            chunk_replies: _,
+        } = emptied;
+        take(&mut self.messages, messages);
+        take(&mut self.promises, promises);
+        take(&mut self.reads, reads);
+    }
+}

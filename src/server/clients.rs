@@ -19,7 +19,7 @@ use log::debug;
 use crate::limits;
 use crate::mailbox::{Receiver, Sender, TrySendError};
 use crate::net::envelope::{Envelope, decode_envelope};
-use crate::net::{ConnectionId, Io};
+use crate::net::{ConnectionId, ConnectionMap, Io};
 use crate::node::{Answer, Caller, Request};
 use crate::pb;
 use crate::proto;
@@ -46,7 +46,7 @@ pub(super) struct Clients {
     answer_load: Arc<Load>,
     /// Requests with the raft thread, over all connections.
     in_flight: usize,
-    connections: HashMap<ConnectionId, Client>,
+    connections: ConnectionMap<Client>,
     /// Connections that are not read from because the reactor is at a limit.
     held_back: VecDeque<ConnectionId>,
     /// What the raft thread is to be told of connections that are clogged or no longer.
@@ -88,7 +88,7 @@ impl Clients {
             answers,
             answer_load,
             in_flight: 0,
-            connections: HashMap::new(),
+            connections: ConnectionMap::default(),
             held_back: VecDeque::new(),
             notes: VecDeque::new(),
             unrung: false,
@@ -153,7 +153,7 @@ impl Clients {
         }
         self.unrung = true;
         self.in_flight += 1;
-        let client = self.connections.entry(connection).or_default();
+        let client = self.connections.entry(connection);
         client.in_flight += 1;
         if client.in_flight >= limits::CONNECTION_REQUESTS_MAX {
             client.paused = true;
@@ -170,7 +170,7 @@ impl Clients {
     }
 
     fn hold_back(&mut self, io: &mut Io, connection: ConnectionId) {
-        let client = self.connections.entry(connection).or_default();
+        let client = self.connections.entry(connection);
         (client.paused, client.held_back) = (true, true);
         io.pause_reading(connection);
         self.held_back.push_back(connection);
@@ -179,13 +179,11 @@ impl Clients {
     /// Sends the answers that wait in the mailbox, a round's worth of them.
     pub(super) fn send_answers(&mut self, io: &mut Io) {
         let mut left = ANSWER_BYTES_PER_ROUND;
+        let mut taken_bytes = 0;
         while let Some(ToClient { caller, answer }) = self.answers.try_recv() {
             let bytes = answer.value_bytes();
             left = left.saturating_sub(ANSWER_OVERHEAD_BYTES + bytes);
-            if bytes > 0 && self.answer_load.sub(bytes) >= limits::ANSWER_BYTES_MAX {
-                // The raft thread waits for room.
-                self.unrung = true;
-            }
+            taken_bytes += bytes;
             let connection = connection_of(caller.connection);
             self.in_flight -= 1;
             self.send_answer(io, connection, caller.sequence, answer);
@@ -201,6 +199,10 @@ impl Clients {
                 break;
             }
         }
+        if taken_bytes > 0 && self.answer_load.sub(taken_bytes) >= limits::ANSWER_BYTES_MAX {
+            // The raft thread waits for room.
+            self.unrung = true;
+        }
         // Who was resumed may have nothing to ask, and no answer come that resumes the next.
         if self.in_flight == 0 {
             for connection in std::mem::take(&mut self.held_back) {
@@ -212,7 +214,7 @@ impl Clients {
     /// Tells the raft thread whether the connection has too much to take. Once it is read
     /// from again, it has taken most of it.
     fn note_clogged(&mut self, connection: ConnectionId, clogged: bool) {
-        let Some(client) = self.connections.get_mut(&connection) else {
+        let Some(client) = self.connections.get_mut(connection) else {
             return;
         };
         if std::mem::replace(&mut client.clogged, clogged) != clogged {
@@ -262,7 +264,7 @@ impl Clients {
 
     /// A request of this connection has been answered.
     fn settle(&mut self, io: &mut Io, connection: ConnectionId) {
-        let Some(client) = self.connections.get_mut(&connection) else {
+        let Some(client) = self.connections.get_mut(connection) else {
             return;
         };
         client.in_flight -= 1;
@@ -282,7 +284,7 @@ impl Clients {
     }
 
     fn resume(&mut self, io: &mut Io, connection: ConnectionId) {
-        let Some(client) = self.connections.get_mut(&connection) else {
+        let Some(client) = self.connections.get_mut(connection) else {
             return;
         };
         client.held_back = false;
@@ -293,7 +295,7 @@ impl Clients {
     }
 
     pub(super) fn on_read_closed(&mut self, io: &mut Io, connection: ConnectionId) {
-        match self.connections.get_mut(&connection) {
+        match self.connections.get_mut(connection) {
             Some(client) if client.in_flight > 0 => client.read_closed = true,
             _ => io.close(connection),
         }
@@ -301,13 +303,13 @@ impl Clients {
 
     fn forget(&mut self, connection: ConnectionId) {
         self.note_clogged(connection, false);
-        self.connections.remove(&connection);
+        self.connections.remove(connection);
     }
 
     pub(super) fn on_close(&mut self, connection: ConnectionId) {
         // Its answers will come, count as answered, and go nowhere; values are not even
         // looked up for it.
-        match self.connections.get_mut(&connection) {
+        match self.connections.get_mut(connection) {
             Some(client) if client.in_flight > 0 => {
                 client.gone = true;
                 self.note_clogged(connection, true);

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use log::error;
+
 use crate::disk::DiskEvent;
 use crate::limits;
-use crate::mailbox::{Receiver, Sender};
+use crate::mailbox::{Receiver, Sender, TrySendError};
 use crate::net::ConnectionId;
 use crate::node::{Answer, Caller, Hello, HelloReply, Request};
 use crate::raft::Message;
@@ -18,6 +20,9 @@ pub(super) struct Load(AtomicUsize);
 
 impl Load {
     pub(super) fn add(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
         // ORDERING: the lane publishes the messages; whoever waits for room is rung for,
         // and the doorbell orders what it reads here behind the `sub`.
         self.0.fetch_add(bytes, Ordering::Relaxed);
@@ -100,6 +105,45 @@ pub(super) struct Outbox {
     /// The values that wait in `clients`.
     pub(super) answers: Arc<Load>,
     pub(super) peers: Sender<ToPeer>,
+    /// Which reactors a batch has answers for.
+    pub(super) to_ring: Vec<bool>,
+}
+
+impl Outbox {
+    /// A full lane loses the message, as a network would: Raft sends again.
+    pub(super) fn to_peer(&self, mail: ToPeer) {
+        if let Err(TrySendError::Full(ToPeer::Hello(_) | ToPeer::HelloReply(..))) =
+            self.peers.try_send_quiet(mail)
+        {
+            error!(target: "RaftRpc", "no room for an introduction; the peer dials again");
+        }
+    }
+
+    /// Sends answers, and wakes each reactor that gets some once.
+    pub(super) fn to_clients(&mut self, answers: &mut Vec<(Caller, Answer)>) {
+        let bytes = answers.iter().map(|(_, answer)| answer.value_bytes()).sum();
+        self.answers.add(bytes);
+        for (caller, answer) in answers.drain(..) {
+            let reactor = caller.reactor as usize;
+            self.to_ring[reactor] = true;
+            match self.clients[reactor].try_send_quiet(ToClient { caller, answer }) {
+                Ok(()) => {}
+                // The reactor has ended, and the server is about to.
+                Err(TrySendError::Disconnected(lost)) => {
+                    self.answers.sub(lost.answer.value_bytes());
+                }
+                Err(TrySendError::Full(lost)) => {
+                    self.answers.sub(lost.answer.value_bytes());
+                    error!(target: "RaftClerk", "no room for an answer, though it was reserved");
+                }
+            }
+        }
+        for (client, to_ring) in self.clients.iter().zip(&mut self.to_ring) {
+            if std::mem::take(to_ring) {
+                client.ring();
+            }
+        }
+    }
 }
 
 /// The connection as a number, for [`Caller`].

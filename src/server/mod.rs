@@ -32,7 +32,7 @@ use crate::disk::{DataDir, DiskEvent, FileDisk};
 use crate::kv::SessionLimits;
 use crate::limits;
 use crate::mailbox::{self, Doorbell, Sender, TrySendError};
-use crate::net::{self, ConnectionBudget, EventLoop, Sharing};
+use crate::net::{self, ConnectionBudget, ConnectionMap, EventLoop, Sharing};
 use crate::node::{Node, NodeConfig};
 use crate::server::clients::Clients;
 use crate::server::mail::{
@@ -160,6 +160,7 @@ impl Server {
             outbox,
             doorbell,
             clock,
+            taken_bytes: vec![0; options.tuning.reactors],
         };
         let raft = std::thread::Builder::new()
             .name("raft".to_owned())
@@ -303,7 +304,7 @@ fn start_reactors(
                 (answers, load.clone()),
             ),
             peers: peers.take(),
-            kinds: HashMap::new(),
+            kinds: ConnectionMap::default(),
             stop: stop_mail,
         };
         let end = EndsServer(lanes.control.clone());
@@ -320,6 +321,7 @@ fn start_reactors(
         clients,
         answers: load,
         peers: to_peers,
+        to_ring: vec![false; options.tuning.reactors],
     };
     Ok((threads, stops, outbox))
 }

@@ -1,7 +1,7 @@
 //! The peers, on the first reactor: one dialled connection to each for what we ask, and
 //! one from each for what it asks. Nothing counts before the introduction.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use log::{debug, info, warn};
 use crate::limits;
 use crate::mailbox::{Receiver, Sender};
 use crate::net::envelope::{Envelope, decode_envelope};
-use crate::net::{ConnectionId, ConnectorId, Io, ListenerId};
+use crate::net::{ConnectionId, ConnectionMap, ConnectorId, Io, ListenerId};
 use crate::node::{Caller, Hello, HelloReply};
 use crate::proto;
 use crate::raft::Message;
@@ -66,7 +66,7 @@ pub(super) struct Peers {
     /// What we have dialled.
     outgoing: BTreeMap<NodeId, Outgoing>,
     /// Who has introduced itself on which connection, and where answers go.
-    introduced: HashMap<ConnectionId, NodeId>,
+    introduced: ConnectionMap<NodeId>,
     incoming: BTreeMap<NodeId, ConnectionId>,
     next_sequence: u64,
     unrung: bool,
@@ -99,7 +99,7 @@ impl Peers {
             to_raft,
             mail,
             outgoing: BTreeMap::new(),
-            introduced: HashMap::new(),
+            introduced: ConnectionMap::default(),
             incoming: BTreeMap::new(),
             next_sequence: 1,
             unrung: false,
@@ -141,7 +141,7 @@ impl Peers {
     }
 
     pub(super) fn on_close(&mut self, connection: ConnectionId) {
-        if let Some(peer) = self.introduced.remove(&connection)
+        if let Some(peer) = self.introduced.remove(connection)
             && self.incoming.get(&peer) == Some(&connection)
         {
             self.incoming.remove(&peer);
@@ -179,7 +179,7 @@ impl Peers {
             }
             return;
         }
-        let Some(from) = self.introduced.get(&connection).copied() else {
+        let Some(from) = self.introduced.get(connection).copied() else {
             return shut_out(io, connection, "it has not introduced itself");
         };
         let Envelope {
@@ -210,7 +210,7 @@ impl Peers {
             io.reset_backoff(outgoing.connector);
         }
         // Counts once the raft thread has accepted it; see `send_hello_reply`.
-        self.introduced.remove(&connection_of(caller.connection));
+        self.introduced.remove(connection_of(caller.connection));
         self.forward(FromPeer::Hello(caller, hello));
     }
 

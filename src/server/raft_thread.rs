@@ -7,13 +7,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use log::{error, info};
+use log::info;
 
 use crate::disk::Disk;
 use crate::limits;
-use crate::mailbox::{Doorbell, TrySendError};
+use crate::mailbox::Doorbell;
 use crate::node::{Node, Outputs};
-use crate::server::mail::{Control, FromClient, FromPeer, Inbox, Outbox, ToClient, ToPeer};
+use crate::server::mail::{Control, FromClient, FromPeer, Inbox, Outbox, ToPeer};
 use crate::time::Time;
 
 /// Requests of clients that one batch takes in, so that peers and timers get their turn.
@@ -58,6 +58,8 @@ pub(super) struct RaftThread<D: Disk> {
     pub(super) outbox: Outbox,
     pub(super) doorbell: Arc<Doorbell>,
     pub(super) clock: Clock,
+    /// What the batch has taken from each reactor, in bytes.
+    pub(super) taken_bytes: Vec<usize>,
 }
 
 impl<D: Disk> RaftThread<D> {
@@ -114,7 +116,7 @@ impl<D: Disk> RaftThread<D> {
             match self.inbox.clients.try_recv() {
                 None => break,
                 Some(FromClient::Request(caller, request)) => {
-                    self.inbox.requests[caller.reactor as usize].sub(request.size_bytes());
+                    self.taken_bytes[caller.reactor as usize] += request.size_bytes();
                     self.node.handle_client(caller, request);
                 }
                 Some(FromClient::Clogged {
@@ -122,6 +124,11 @@ impl<D: Disk> RaftThread<D> {
                     connection,
                     clogged,
                 }) => self.node.refuse_reads(reactor, connection, clogged),
+            }
+        }
+        for (load, taken) in self.inbox.requests.iter().zip(&mut self.taken_bytes) {
+            if *taken > 0 {
+                load.sub(std::mem::take(taken));
             }
         }
         // Time last: a process that was paused looks at its mail before it thinks
@@ -153,56 +160,30 @@ impl<D: Disk> RaftThread<D> {
             FromPeer::Connected(peer) => {
                 self.node.handle_reconnect(peer);
                 let hello = self.node.hello(peer);
-                self.to_peer(ToPeer::Hello(hello));
+                self.outbox.to_peer(ToPeer::Hello(hello));
             }
         }
     }
 
     /// Sends what the node has put out, and wakes each receiver once.
     fn send_out(&mut self) {
+        // Drained, so that their room is used again.
         let Outputs {
             messages,
             answers,
             hellos,
-        } = std::mem::take(self.node.outputs());
+        } = self.node.outputs();
+        let outbox = &mut self.outbox;
         let to_peers = !messages.is_empty() || !hellos.is_empty();
-        for message in messages {
-            self.to_peer(ToPeer::Message(message));
+        for message in messages.drain(..) {
+            outbox.to_peer(ToPeer::Message(message));
         }
-        for (caller, reply) in hellos {
-            self.to_peer(ToPeer::HelloReply(caller, reply));
+        for (caller, reply) in hellos.drain(..) {
+            outbox.to_peer(ToPeer::HelloReply(caller, reply));
         }
         if to_peers {
-            self.outbox.peers.ring();
+            outbox.peers.ring();
         }
-        let mut rung = vec![false; self.outbox.clients.len()];
-        for (caller, answer) in answers {
-            let reactor = caller.reactor as usize;
-            rung[reactor] = true;
-            self.outbox.answers.add(answer.value_bytes());
-            match self.outbox.clients[reactor].try_send_quiet(ToClient { caller, answer }) {
-                Ok(()) => {}
-                // The reactor has ended, and the server is about to.
-                Err(TrySendError::Disconnected(lost)) => {
-                    self.outbox.answers.sub(lost.answer.value_bytes());
-                }
-                Err(TrySendError::Full(lost)) => {
-                    self.outbox.answers.sub(lost.answer.value_bytes());
-                    error!(target: "RaftClerk", "no room for an answer, though it was reserved");
-                }
-            }
-        }
-        for (reactor, _) in rung.into_iter().enumerate().filter(|(_, rung)| *rung) {
-            self.outbox.clients[reactor].ring();
-        }
-    }
-
-    fn to_peer(&self, mail: ToPeer) {
-        // A full lane loses the message, as a network would: Raft sends again.
-        if let Err(TrySendError::Full(ToPeer::Hello(_) | ToPeer::HelloReply(..))) =
-            self.outbox.peers.try_send_quiet(mail)
-        {
-            error!(target: "RaftRpc", "no room for an introduction; the peer dials again");
-        }
+        outbox.to_clients(answers);
     }
 }

@@ -2,13 +2,12 @@
 //!
 //! It moves frames between sockets and the raft thread's inbox, and knows no Raft.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 use log::{debug, info};
 
-use crate::net::{CloseReason, ConnectionId, ConnectorId, Handler, Io, ListenerId};
+use crate::net::{CloseReason, ConnectionId, ConnectionMap, ConnectorId, Handler, Io, ListenerId};
 use crate::server::clients::Clients;
 use crate::server::peers::Peers;
 
@@ -17,7 +16,7 @@ pub(super) struct Reactor {
     pub(super) clients: Clients,
     /// On the first reactor only.
     pub(super) peers: Option<Peers>,
-    pub(super) kinds: HashMap<ConnectionId, Kind>,
+    pub(super) kinds: ConnectionMap<Kind>,
     pub(super) stop: crate::mailbox::Receiver<()>,
 }
 
@@ -81,7 +80,7 @@ impl Handler for Reactor {
     }
 
     fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, body: Bytes) {
-        match (self.kinds.get(&connection), &mut self.peers) {
+        match (self.kinds.get(connection), &mut self.peers) {
             (Some(Kind::Client), _) => self.clients.on_frame(io, connection, body),
             (Some(Kind::Incoming), Some(peers)) => peers.on_request(io, connection, body),
             (Some(Kind::Outgoing), Some(peers)) => peers.on_reply(io, connection, body),
@@ -90,7 +89,7 @@ impl Handler for Reactor {
     }
 
     fn on_read_closed(&mut self, io: &mut Io, connection: ConnectionId) {
-        match self.kinds.get(&connection) {
+        match self.kinds.get(connection) {
             // It may still wait for answers.
             Some(Kind::Client) => self.clients.on_read_closed(io, connection),
             _ => io.close(connection),
@@ -98,7 +97,7 @@ impl Handler for Reactor {
     }
 
     fn on_close(&mut self, io: &mut Io, connection: ConnectionId, reason: CloseReason) {
-        let kind = self.kinds.remove(&connection);
+        let kind = self.kinds.remove(connection);
         if !matches!(reason, CloseReason::PeerClosed | CloseReason::Closed)
             && let Some(dropped) = io.admit_log("connection closed")
         {

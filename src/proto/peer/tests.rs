@@ -40,7 +40,7 @@ fn body() -> impl Strategy<Value = Body> {
         (id(), shape, 0u64..99).prop_map(|(prev, shape, commit)| {
             Body::Append {
                 prev,
-                entries: entries(prev, shape),
+                entries: entries(prev, shape).into(),
                 commit: Index(commit),
             }
         }),

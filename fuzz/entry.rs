@@ -80,6 +80,10 @@ pub fn frames(input: &[u8]) {
     assert_eq!(whole, read_frames(&stream, piece, true));
     for body in whole.0 {
         let _ = decode_envelope(body.clone());
+        let mut out = Buffer::new();
+        if let Err(refusal) = proto::decode_call(&body, &mut proto::CommandBuffer::new()) {
+            proto::encode_refusal_frame(&mut out, &refusal);
+        }
         let _ = client::decode_reply(body);
     }
 }
@@ -186,9 +190,13 @@ pub fn client_messages(input: &[u8]) {
     let payload = Bytes::copy_from_slice(payload);
     match control & 3 {
         0 => {
-            if let Ok(Request::Write { command, .. }) = proto::decode_request(payload, 5) {
-                Command::decode(&command).expect("what is let through is a command");
+            let request = proto::decode_request(payload.clone(), 5);
+            if let Ok(Request::Write { command, .. }) = &request {
+                Command::decode(command).expect("what is let through is a command");
             }
+            let is_undecodable = matches!(request, Err(proto::ClientError::Undecodable(_)));
+            let by_prost = pb::KvOperationRequest::decode(payload);
+            assert_eq!(is_undecodable, by_prost.is_err(), "prost has the word");
         }
         1 => {
             let operation = match control >> 2 & 3 {

@@ -13,11 +13,6 @@ impl<'a> Reader<'a> {
         Reader { bytes, position: 0 }
     }
 
-    /// How many bytes were read.
-    pub(super) fn position(&self) -> usize {
-        self.position
-    }
-
     /// Whether nothing is left.
     pub(super) fn is_at_end(&self) -> bool {
         self.position == self.bytes.len()

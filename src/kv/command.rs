@@ -17,7 +17,7 @@
 //! Nothing may follow. What does not decode is answered with
 //! [`Outcome::Malformed`](super::Outcome::Malformed), by every replica alike.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use uuid::Uuid;
 
 use super::codec::Reader;
@@ -55,11 +55,12 @@ impl ClientId {
     /// for its own bits; any other text for a hash of it (UUID version 5, RFC 9562
     /// §5.5), so that two texts meet only by an accident of 122 bits.
     #[must_use]
-    pub fn from_text(text: &str) -> ClientId {
+    pub fn from_text(text: impl AsRef<[u8]>) -> ClientId {
+        let text = text.as_ref();
         let canonical = (text.len() == 36)
-            .then(|| Uuid::try_parse(text).ok())
+            .then(|| Uuid::try_parse_ascii(text).ok())
             .flatten();
-        let uuid = canonical.unwrap_or_else(|| Uuid::new_v5(&CLIENT_NAMESPACE, text.as_bytes()));
+        let uuid = canonical.unwrap_or_else(|| Uuid::new_v5(&CLIENT_NAMESPACE, text));
         ClientId(uuid.as_u128())
     }
 }
@@ -88,43 +89,58 @@ pub enum Identity {
     },
 }
 
-/// A change of the store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WriteOp {
+/// A change of the store. `B` is how it holds key and value: bytes of its own, or
+/// borrowed from a request or an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteOp<B = Bytes> {
     /// Inserts; the key must be new.
     Put {
         /// 1 to [`limits::KEY_BYTES_MAX`] bytes.
-        key: Bytes,
+        key: B,
         /// Up to [`limits::VALUE_BYTES_MAX`] bytes.
-        value: Bytes,
+        value: B,
     },
     /// Inserts or overwrites.
     Update {
         /// 1 to [`limits::KEY_BYTES_MAX`] bytes.
-        key: Bytes,
+        key: B,
         /// Up to [`limits::VALUE_BYTES_MAX`] bytes.
-        value: Bytes,
+        value: B,
     },
     /// Removes; the key must exist.
     Remove {
         /// 1 to [`limits::KEY_BYTES_MAX`] bytes.
-        key: Bytes,
+        key: B,
     },
 }
 
-impl WriteOp {
+impl<B> WriteOp<B> {
     /// The key that it changes.
     #[must_use]
-    pub fn key(&self) -> &Bytes {
+    pub fn key(&self) -> &B {
         match self {
             WriteOp::Put { key, .. } | WriteOp::Update { key, .. } | WriteOp::Remove { key } => key,
         }
     }
+
+    fn map<C>(self, convert: impl Fn(B) -> C) -> WriteOp<C> {
+        match self {
+            WriteOp::Put { key, value } => WriteOp::Put {
+                key: convert(key),
+                value: convert(value),
+            },
+            WriteOp::Update { key, value } => WriteOp::Update {
+                key: convert(key),
+                value: convert(value),
+            },
+            WriteOp::Remove { key } => WriteOp::Remove { key: convert(key) },
+        }
+    }
 }
 
-/// What a log entry asks the state machine to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
+/// What a log entry asks the state machine to do. `B` as for [`WriteOp`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command<B = Bytes> {
     /// Opens an explicit session.
     OpenSession {
         /// Who asked.
@@ -135,7 +151,7 @@ pub enum Command {
         /// What tells it from its own repetition.
         identity: Identity,
         /// The change.
-        op: WriteOp,
+        op: WriteOp<B>,
     },
 }
 
@@ -165,20 +181,55 @@ pub enum DecodeError {
     TrailingBytes,
 }
 
+impl<B: AsRef<[u8]>> Command<B> {
+    /// How many bytes [`Command::encode_into`] appends: at most
+    /// [`limits::COMMAND_OVERHEAD_BYTES`] more than key and value have.
+    #[must_use]
+    #[inline]
+    pub fn encoded_len(&self) -> usize {
+        match self {
+            Command::OpenSession { .. } => 2 + 16,
+            Command::Write { identity, op } => {
+                let identity = match identity {
+                    Identity::None => 1,
+                    Identity::Implicit { .. } | Identity::Session { .. } => 1 + 24,
+                };
+                let (_, key, value) = parts(op);
+                2 + identity + 4 + key.len() + value.map_or(0, |value| 4 + value.len())
+            }
+        }
+    }
+
+    /// Appends the command's bytes to `out`.
+    #[inline]
+    pub fn encode_into(&self, out: &mut impl BufMut) {
+        match self {
+            Command::OpenSession { client } => {
+                out.put_slice(&[VERSION, OP_OPEN_SESSION]);
+                out.put_u128_le(client.0);
+            }
+            Command::Write { identity, op } => {
+                let (opcode, key, value) = parts(op);
+                put_write_head(out, opcode, identity);
+                for bytes in std::iter::once(key).chain(value) {
+                    let len =
+                        u32::try_from(bytes.len()).expect("keys and values are within the limits");
+                    out.put_u32_le(len);
+                    out.put_slice(bytes);
+                }
+            }
+        }
+    }
+}
+
 impl Command {
     /// The command's bytes: at most [`limits::COMMAND_OVERHEAD_BYTES`] more than
     /// its key and value.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        match self {
-            Command::OpenSession { client } => {
-                let mut buffer = Buffer::with_capacity(FIXED_BYTES_MAX);
-                buffer.extend_from_slice(&[VERSION, OP_OPEN_SESSION]);
-                buffer.extend_from_slice(&client.0.to_le_bytes());
-                buffer.freeze()
-            }
-            Command::Write { identity, op } => encode_write(identity, op),
-        }
+        let mut buffer = Buffer::with_capacity(self.encoded_len());
+        self.encode_into(&mut buffer);
+        buffer.freeze()
     }
 
     /// Reads a command; its key and value share the memory of `bytes`.
@@ -186,6 +237,23 @@ impl Command {
     /// # Errors
     /// Whatever is not exactly one command of a known version within the limits.
     pub fn decode(bytes: &Bytes) -> Result<Command, DecodeError> {
+        Ok(match Command::read(bytes)? {
+            Command::OpenSession { client } => Command::OpenSession { client },
+            Command::Write { identity, op } => Command::Write {
+                identity,
+                op: op.map(|part| bytes.slice_ref(part)),
+            },
+        })
+    }
+}
+
+impl<'a> Command<&'a [u8]> {
+    /// Reads a command, borrowing its key and value.
+    ///
+    /// # Errors
+    /// As [`Command::decode`].
+    #[inline]
+    pub fn read(bytes: &'a [u8]) -> Result<Command<&'a [u8]>, DecodeError> {
         let mut reader = Reader::new(bytes);
         let version = reader.u8().ok_or(DecodeError::Truncated)?;
         if version != VERSION {
@@ -198,16 +266,16 @@ impl Command {
             },
             OP_PUT | OP_UPDATE | OP_REMOVE => {
                 let identity = decode_identity(&mut reader)?;
-                let key = decode_key(&mut reader, bytes)?;
+                let key = decode_key(&mut reader)?;
                 let op = match opcode {
                     OP_REMOVE => WriteOp::Remove { key },
                     OP_PUT => WriteOp::Put {
                         key,
-                        value: decode_value(&mut reader, bytes)?,
+                        value: decode_value(&mut reader)?,
                     },
                     _ => WriteOp::Update {
                         key,
-                        value: decode_value(&mut reader, bytes)?,
+                        value: decode_value(&mut reader)?,
                     },
                 };
                 Command::Write { identity, op }
@@ -221,39 +289,44 @@ impl Command {
     }
 }
 
-fn encode_write(identity: &Identity, op: &WriteOp) -> Bytes {
-    let (opcode, key, value) = match op {
-        WriteOp::Put { key, value } => (OP_PUT, key, Some(value)),
-        WriteOp::Update { key, value } => (OP_UPDATE, key, Some(value)),
-        WriteOp::Remove { key } => (OP_REMOVE, key, None),
-    };
-    let mut buffer =
-        Buffer::with_capacity(FIXED_BYTES_MAX + key.len() + value.map_or(0, Bytes::len));
-    buffer.extend_from_slice(&[VERSION, opcode]);
+/// Opcode, key and value.
+#[inline]
+fn parts<B: AsRef<[u8]>>(op: &WriteOp<B>) -> (u8, &[u8], Option<&[u8]>) {
+    match op {
+        WriteOp::Put { key, value } => (OP_PUT, key.as_ref(), Some(value.as_ref())),
+        WriteOp::Update { key, value } => (OP_UPDATE, key.as_ref(), Some(value.as_ref())),
+        WriteOp::Remove { key } => (OP_REMOVE, key.as_ref(), None),
+    }
+}
+
+/// What stands before the key, in one piece: small steps cost more than their bytes.
+#[inline]
+fn put_write_head(out: &mut impl BufMut, opcode: u8, identity: &Identity) {
+    let mut head = [0; 3 + 24];
+    head[..2].copy_from_slice(&[VERSION, opcode]);
     match *identity {
-        Identity::None => buffer.extend_from_slice(&[IDENTITY_NONE]),
+        Identity::None => {
+            head[2] = IDENTITY_NONE;
+            out.put_slice(&head[..3]);
+            return;
+        }
         Identity::Implicit { client, sequence } => {
-            buffer.extend_from_slice(&[IDENTITY_IMPLICIT]);
-            buffer.extend_from_slice(&client.0.to_le_bytes());
-            buffer.extend_from_slice(&sequence.to_le_bytes());
+            head[2] = IDENTITY_IMPLICIT;
+            head[3..19].copy_from_slice(&client.0.to_le_bytes());
+            head[19..].copy_from_slice(&sequence.to_le_bytes());
         }
         Identity::Session {
             session,
             sequence,
             acked_below,
         } => {
-            buffer.extend_from_slice(&[IDENTITY_SESSION]);
-            buffer.extend_from_slice(&session.to_le_bytes());
-            buffer.extend_from_slice(&sequence.to_le_bytes());
-            buffer.extend_from_slice(&acked_below.to_le_bytes());
+            head[2] = IDENTITY_SESSION;
+            head[3..11].copy_from_slice(&session.to_le_bytes());
+            head[11..19].copy_from_slice(&sequence.to_le_bytes());
+            head[19..].copy_from_slice(&acked_below.to_le_bytes());
         }
     }
-    for bytes in std::iter::once(key).chain(value) {
-        let len = u32::try_from(bytes.len()).expect("keys and values are within the limits");
-        buffer.extend_from_slice(&len.to_le_bytes());
-        buffer.extend_from_slice(bytes);
-    }
-    buffer.freeze()
+    out.put_slice(&head);
 }
 
 fn decode_identity(reader: &mut Reader<'_>) -> Result<Identity, DecodeError> {
@@ -282,26 +355,20 @@ fn read_session(reader: &mut Reader<'_>) -> Option<Identity> {
     })
 }
 
-fn decode_key(reader: &mut Reader<'_>, bytes: &Bytes) -> Result<Bytes, DecodeError> {
+fn decode_key<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
     let len = reader.len32().ok_or(DecodeError::Truncated)?;
     if len == 0 || len > limits::KEY_BYTES_MAX {
         return Err(DecodeError::KeyLength(len));
     }
-    take_shared(reader, bytes, len)
+    reader.take(len).ok_or(DecodeError::Truncated)
 }
 
-fn decode_value(reader: &mut Reader<'_>, bytes: &Bytes) -> Result<Bytes, DecodeError> {
+fn decode_value<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
     let len = reader.len32().ok_or(DecodeError::Truncated)?;
     if len > limits::VALUE_BYTES_MAX {
         return Err(DecodeError::ValueLength(len));
     }
-    take_shared(reader, bytes, len)
-}
-
-fn take_shared(reader: &mut Reader<'_>, bytes: &Bytes, len: usize) -> Result<Bytes, DecodeError> {
-    let start = reader.position();
-    reader.take(len).ok_or(DecodeError::Truncated)?;
-    Ok(bytes.slice(start..start + len))
+    reader.take(len).ok_or(DecodeError::Truncated)
 }
 
 #[cfg(test)]
@@ -349,6 +416,7 @@ mod tests {
         #[test]
         fn decoding_gives_back_what_was_encoded(command in command()) {
             let bytes = command.encode();
+            prop_assert_eq!(bytes.len(), command.encoded_len());
             if let Command::Write { op, .. } = &command {
                 let value_bytes = match op {
                     WriteOp::Put { value, .. } | WriteOp::Update { value, .. } => value.len(),

@@ -91,7 +91,7 @@ impl StateMachine {
         self.sessions.expire(id.index.0);
         let outcome = match payload {
             Payload::Noop | Payload::Config(_) => Outcome::Noop,
-            Payload::Command(bytes) => match Command::decode(bytes) {
+            Payload::Command(bytes) => match Command::read(bytes) {
                 Ok(command) => self.execute(id, command),
                 Err(_) => Outcome::Malformed,
             },
@@ -100,7 +100,7 @@ impl StateMachine {
         outcome
     }
 
-    fn execute(&mut self, id: EntryId, command: Command) -> Outcome {
+    fn execute(&mut self, id: EntryId, command: Command<&[u8]>) -> Outcome {
         let index = id.index.0;
         match command {
             Command::OpenSession { client } => {
@@ -108,12 +108,12 @@ impl StateMachine {
             }
             Command::Write { identity, op } => match self.sessions.admit(identity, index) {
                 Admission::Answer(outcome) => outcome,
-                Admission::Apply => self.write_once(identity, &op, index),
+                Admission::Apply => self.write_once(identity, op, index),
             },
         }
     }
 
-    fn write_once(&mut self, identity: Identity, op: &WriteOp, index: u64) -> Outcome {
+    fn write_once(&mut self, identity: Identity, op: WriteOp<&[u8]>, index: u64) -> Outcome {
         let outcome = match op {
             WriteOp::Put { key, value } => self.put(key, value),
             WriteOp::Update { key, value } => self.update(key, value),

@@ -4,8 +4,10 @@
 //! Written and read by hand, so that a message goes from the struct to the output
 //! buffer in one pass, and from the input buffer to the struct as slices. The bytes
 //! are those of prost's encoding of `pb::RaftRpcData`, which the tests compare.
+//! [`read_envelope`] borrows from the frame; [`decode_envelope`] shares a frame that
+//! has a buffer of its own.
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use prost::encoding::{
     DecodeContext, WireType, decode_key, decode_varint, encode_varint, encoded_len_varint,
@@ -70,6 +72,29 @@ pub enum EnvelopeErrorKind {
     },
 }
 
+/// [`Envelope`], borrowed from the frame that it came in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EnvelopeRef<'a> {
+    /// The service, in UTF-8.
+    pub service: &'a [u8],
+    /// The method of the service, in UTF-8.
+    pub method: &'a [u8],
+    /// Chosen by the caller; the answer repeats it.
+    pub sequence: u64,
+    /// The message; its checksum was right.
+    pub payload: &'a [u8],
+}
+
+/// [`EnvelopeError`], borrowed from the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind}")]
+pub struct EnvelopeRefError<'a> {
+    /// What is wrong.
+    pub kind: EnvelopeErrorKind,
+    /// What could be read, without the payload.
+    pub envelope: EnvelopeRef<'a>,
+}
+
 /// Appends a whole frame to `out`: header, envelope, and `payload` in its encoding.
 ///
 /// # Panics
@@ -83,23 +108,41 @@ pub fn encode_call(
     payload: &impl Message,
 ) {
     let payload_bytes = payload.encoded_len();
+    encode_call_with(out, service, method, sequence, payload_bytes, |out| {
+        payload.encode(out).expect("a buffer grows");
+    });
+}
+
+/// Appends a whole frame to `out`, as [`encode_call`] does, with the `payload_bytes`
+/// that `write` appends for its payload.
+///
+/// # Panics
+/// If the frame would be longer than the limit, or `write` appends another number of
+/// bytes.
+#[inline]
+pub fn encode_call_with(
+    out: &mut Buffer,
+    service: &str,
+    method: &str,
+    sequence: u64,
+    payload_bytes: usize,
+    write: impl FnOnce(&mut Buffer),
+) {
     let prefix_bytes = prefix_len(service, method, sequence, payload_bytes);
-    let start = out.len();
-    let end = start + frame::HEADER_BYTES + prefix_bytes + payload_bytes;
+    let end = out.len() + frame::HEADER_BYTES + prefix_bytes + payload_bytes;
     let payload_start = end - payload_bytes;
-    frame::extend_with_zeros(out, end);
-    let mut room = &mut out[payload_start..];
-    payload
-        .encode(&mut room)
-        .expect("there is room for what encoded_len said");
-    assert!(room.is_empty(), "encoded_len said more than was encoded");
-    let checksum = crc32fast::hash(&out[payload_start..]);
-    write_prefix(
-        &mut out[start..payload_start],
-        (service, method, sequence),
-        payload_bytes,
-        checksum,
-    );
+    // At once: growing step by step would copy what is written already.
+    out.reserve(end - out.len());
+    put_prefix(out, (service, method, sequence), payload_bytes, 0);
+    assert_eq!(out.len(), payload_start, "the prefix is as long as planned");
+    write(out);
+    assert_eq!(out.len(), end, "the payload is as long as announced");
+    if payload_bytes > 0 {
+        let checksum = crc32fast::hash(&out[payload_start..]);
+        let after = 1 + encoded_len_varint(payload_bytes as u64);
+        let at = payload_start - after - 4;
+        out[at..at + 4].copy_from_slice(&checksum.to_le_bytes());
+    }
 }
 
 /// Appends to `out` what goes before a payload of `payload_bytes` with the CRC-32
@@ -116,11 +159,8 @@ pub fn encode_call_prefix(
     payload_bytes: usize,
     payload_checksum: u32,
 ) {
-    let start = out.len();
-    let prefix_bytes = prefix_len(service, method, sequence, payload_bytes);
-    frame::extend_with_zeros(out, start + frame::HEADER_BYTES + prefix_bytes);
-    write_prefix(
-        &mut out[start..],
+    put_prefix(
+        out,
         (service, method, sequence),
         payload_bytes,
         payload_checksum,
@@ -131,6 +171,7 @@ pub fn encode_call_prefix(
 /// its default value is left out; but for the checksum of a payload, whose length has
 /// to be known before the checksum is: in one of 2^32 it is written though it is zero,
 /// which means the same.
+#[inline]
 fn prefix_len(service: &str, method: &str, sequence: u64, payload_bytes: usize) -> usize {
     let delimited = |len: usize| match len {
         0 => 0,
@@ -146,21 +187,19 @@ fn prefix_len(service: &str, method: &str, sequence: u64, payload_bytes: usize) 
     len
 }
 
-/// Fills `room`, which is as long as header and envelope prefix are.
-fn write_prefix(
-    room: &mut [u8],
+#[inline]
+fn put_prefix(
+    out: &mut Buffer,
     (service, method, sequence): (&str, &str, u64),
     payload_bytes: usize,
     payload_checksum: u32,
 ) {
-    use bytes::BufMut;
-    let prefix_bytes = room.len() - frame::HEADER_BYTES;
-    let mut out = room;
+    let prefix_bytes = prefix_len(service, method, sequence, payload_bytes);
     out.put_slice(&frame::header(prefix_bytes + payload_bytes));
     for (tag, text) in [(SERVICE_NAME, service), (METHOD_NAME, method)] {
         if !text.is_empty() {
             out.put_u8(key(tag, WireType::LengthDelimited));
-            encode_varint(text.len() as u64, &mut out);
+            encode_varint(text.len() as u64, out);
             out.put_slice(text.as_bytes());
         }
     }
@@ -175,82 +214,176 @@ fn write_prefix(
         out.put_u8(key(PAYLOAD_CHECKSUM, WireType::ThirtyTwoBit));
         out.put_u32_le(payload_checksum);
         out.put_u8(key(PAYLOAD, WireType::LengthDelimited));
-        encode_varint(payload_bytes as u64, &mut out);
+        encode_varint(payload_bytes as u64, out);
     }
-    assert!(out.is_empty(), "prefix_len and write_prefix agree");
 }
 
 const fn key(tag: u32, wire_type: WireType) -> u8 {
     ((tag << 3) | wire_type as u32) as u8
 }
 
-/// Reads the body of a frame. Nothing is copied: the fields are slices of `body`.
-/// Unknown fields are skipped, and of a repeated field the last counts.
+/// Reads the body of a frame, whose fields become slices of it.
 ///
 /// # Errors
-/// [`EnvelopeError`], with as much as could be read.
-pub fn decode_envelope(mut body: Bytes) -> Result<Envelope, EnvelopeError> {
-    let mut envelope = Envelope::default();
-    let (mut size, mut checksum) = (0, 0);
-    while body.has_remaining() {
-        if read_field(&mut body, &mut envelope, &mut size, &mut checksum).is_none() {
-            return refuse(EnvelopeErrorKind::Undecodable, envelope);
+/// As [`read_envelope`].
+pub fn decode_envelope(body: Bytes) -> Result<Envelope, EnvelopeError> {
+    let owned = |envelope: EnvelopeRef<'_>| Envelope {
+        service: body.slice_ref(envelope.service),
+        method: body.slice_ref(envelope.method),
+        sequence: envelope.sequence,
+        payload: body.slice_ref(envelope.payload),
+    };
+    match read_envelope(&body) {
+        Ok(envelope) => Ok(owned(envelope)),
+        Err(EnvelopeRefError { kind, envelope }) => Err(EnvelopeError {
+            kind,
+            envelope: owned(envelope),
+        }),
+    }
+}
+
+/// Reads the body of a frame. Nothing is copied. Unknown fields are skipped, and of a
+/// repeated field the last counts.
+///
+/// # Errors
+/// [`EnvelopeRefError`], with as much as could be read.
+#[inline]
+pub fn read_envelope(body: &[u8]) -> Result<EnvelopeRef<'_>, EnvelopeRefError<'_>> {
+    let fields = match Fields::read_usual(body) {
+        Some(fields) => fields,
+        None => Fields::read(body)?,
+    };
+    fields.check()
+}
+
+/// An envelope as it was read, nothing checked yet.
+#[derive(Clone, Copy, Default)]
+struct Fields<'a> {
+    envelope: EnvelopeRef<'a>,
+    size: u32,
+    checksum: u32,
+}
+
+impl<'a> Fields<'a> {
+    /// The envelope as everyone writes it: each field once, in order, short names.
+    /// `None` for any other, which may be right all the same.
+    #[inline]
+    fn read_usual(body: &'a [u8]) -> Option<Fields<'a>> {
+        let mut rest = body;
+        let service = usual_name(&mut rest, SERVICE_NAME)?;
+        let method = usual_name(&mut rest, METHOD_NAME)?;
+        let (fixed, mut rest) = rest.split_first_chunk::<20>()?;
+        let [k3, s0, s1, s2, s3, s4, s5, s6, s7, tail @ ..] = *fixed;
+        let [k4, z0, z1, z2, z3, k5, c0, c1, c2, c3, k6] = tail;
+        let keys = [k3, k4, k5, k6];
+        if keys != USUAL_KEYS {
+            return None;
         }
+        let len = decode_varint(&mut rest).ok()?;
+        if len != rest.len() as u64 {
+            return None;
+        }
+        Some(Fields {
+            envelope: EnvelopeRef {
+                service,
+                method,
+                sequence: u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]),
+                payload: rest,
+            },
+            size: u32::from_le_bytes([z0, z1, z2, z3]),
+            checksum: u32::from_le_bytes([c0, c1, c2, c3]),
+        })
     }
-    let actual = envelope.payload.len();
-    if size as usize != actual {
-        let announced = size;
-        return refuse(
-            EnvelopeErrorKind::PayloadSize { announced, actual },
-            envelope,
-        );
+
+    /// Any envelope.
+    fn read(mut body: &'a [u8]) -> Result<Fields<'a>, EnvelopeRefError<'a>> {
+        let mut fields = Fields::default();
+        while !body.is_empty() {
+            if fields.read_field(&mut body).is_none() {
+                return Err(fields.refused(EnvelopeErrorKind::Undecodable));
+            }
+        }
+        Ok(fields)
     }
-    let computed = crc32fast::hash(&envelope.payload);
-    if checksum != computed {
-        let announced = checksum;
-        return refuse(
-            EnvelopeErrorKind::PayloadChecksum {
+
+    /// `None` if there is no such field.
+    fn read_field(&mut self, body: &mut &'a [u8]) -> Option<()> {
+        let (tag, wire_type) = decode_key(body).ok()?;
+        let envelope = &mut self.envelope;
+        match (tag, wire_type) {
+            (SERVICE_NAME, WireType::LengthDelimited) => envelope.service = read_text(body)?,
+            (METHOD_NAME, WireType::LengthDelimited) => envelope.method = read_text(body)?,
+            (SEQUENCE_ID, WireType::SixtyFourBit) => {
+                envelope.sequence = body.try_get_u64_le().ok()?;
+            }
+            (PAYLOAD_SIZE, WireType::ThirtyTwoBit) => self.size = body.try_get_u32_le().ok()?,
+            (PAYLOAD_CHECKSUM, WireType::ThirtyTwoBit) => {
+                self.checksum = body.try_get_u32_le().ok()?;
+            }
+            (PAYLOAD, WireType::LengthDelimited) => envelope.payload = read_bytes(body)?,
+            (SERVICE_NAME..=PAYLOAD, _) => return None,
+            _ => skip_field(wire_type, tag, body, DecodeContext::default()).ok()?,
+        }
+        Some(())
+    }
+
+    #[inline]
+    fn check(self) -> Result<EnvelopeRef<'a>, EnvelopeRefError<'a>> {
+        let actual = self.envelope.payload.len();
+        if self.size as usize != actual {
+            let announced = self.size;
+            return Err(self.refused(EnvelopeErrorKind::PayloadSize { announced, actual }));
+        }
+        let computed = crc32fast::hash(self.envelope.payload);
+        if self.checksum != computed {
+            let announced = self.checksum;
+            return Err(self.refused(EnvelopeErrorKind::PayloadChecksum {
                 announced,
                 computed,
+            }));
+        }
+        Ok(self.envelope)
+    }
+
+    #[cold]
+    fn refused(self, kind: EnvelopeErrorKind) -> EnvelopeRefError<'a> {
+        EnvelopeRefError {
+            kind,
+            envelope: EnvelopeRef {
+                payload: &[],
+                ..self.envelope
             },
-            envelope,
-        );
+        }
     }
-    Ok(envelope)
 }
 
-fn refuse(kind: EnvelopeErrorKind, mut envelope: Envelope) -> Result<Envelope, EnvelopeError> {
-    envelope.payload = Bytes::new();
-    Err(EnvelopeError { kind, envelope })
+/// The keys of sequence id, payload size, checksum and payload.
+const USUAL_KEYS: [u8; 4] = [
+    key(SEQUENCE_ID, WireType::SixtyFourBit),
+    key(PAYLOAD_SIZE, WireType::ThirtyTwoBit),
+    key(PAYLOAD_CHECKSUM, WireType::ThirtyTwoBit),
+    key(PAYLOAD, WireType::LengthDelimited),
+];
+
+/// A name in ASCII of less than 128 bytes, if it comes next.
+#[inline]
+fn usual_name<'a>(rest: &mut &'a [u8], tag: u32) -> Option<&'a [u8]> {
+    let [k, len @ 0..0x80, behind @ ..] = *rest else {
+        return None;
+    };
+    let (name, behind) = behind.split_at_checked(usize::from(*len))?;
+    *rest = behind;
+    (*k == key(tag, WireType::LengthDelimited) && name.is_ascii()).then_some(name)
 }
 
-/// `None` if there is no such field.
-fn read_field(
-    body: &mut Bytes,
-    envelope: &mut Envelope,
-    size: &mut u32,
-    checksum: &mut u32,
-) -> Option<()> {
-    let (tag, wire_type) = decode_key(body).ok()?;
-    match (tag, wire_type) {
-        (SERVICE_NAME, WireType::LengthDelimited) => envelope.service = read_text(body)?,
-        (METHOD_NAME, WireType::LengthDelimited) => envelope.method = read_text(body)?,
-        (SEQUENCE_ID, WireType::SixtyFourBit) => envelope.sequence = body.try_get_u64_le().ok()?,
-        (PAYLOAD_SIZE, WireType::ThirtyTwoBit) => *size = body.try_get_u32_le().ok()?,
-        (PAYLOAD_CHECKSUM, WireType::ThirtyTwoBit) => *checksum = body.try_get_u32_le().ok()?,
-        (PAYLOAD, WireType::LengthDelimited) => envelope.payload = read_bytes(body)?,
-        (SERVICE_NAME..=PAYLOAD, _) => return None,
-        _ => skip_field(wire_type, tag, body, DecodeContext::default()).ok()?,
-    }
-    Some(())
-}
-
-fn read_bytes(body: &mut Bytes) -> Option<Bytes> {
+fn read_bytes<'a>(body: &mut &'a [u8]) -> Option<&'a [u8]> {
     let len = usize::try_from(decode_varint(body).ok()?).ok()?;
-    (len <= body.len()).then(|| body.split_to(len))
+    let (bytes, rest) = body.split_at_checked(len)?;
+    *body = rest;
+    Some(bytes)
 }
 
-fn read_text(body: &mut Bytes) -> Option<Bytes> {
+fn read_text<'a>(body: &mut &'a [u8]) -> Option<&'a [u8]> {
     read_bytes(body).filter(|text| std::str::from_utf8(text).is_ok())
 }
 

@@ -10,6 +10,8 @@
 //! its 16 bytes are there, so that garbage never makes us wait for, or make room
 //! for, a body.
 
+use std::ops::Deref;
+
 use bytes::Bytes;
 
 use crate::limits::FRAME_BYTES_MAX;
@@ -55,6 +57,7 @@ pub enum FrameError {
 /// # Panics
 /// If the frame would be longer than [`FRAME_BYTES_MAX`].
 #[must_use]
+#[inline]
 pub fn header(body_bytes: usize) -> [u8; HEADER_BYTES] {
     assert!(
         body_bytes <= FRAME_BYTES_MAX - HEADER_BYTES,
@@ -73,6 +76,7 @@ pub fn header(body_bytes: usize) -> [u8; HEADER_BYTES] {
 /// # Errors
 /// [`FrameError`]; the magic is judged before the length, the length before the
 /// checksum.
+#[inline]
 pub fn parse_header(header: &[u8; HEADER_BYTES]) -> Result<usize, FrameError> {
     let [magic @ .., _, _, _, _, _, _, _, _] = *header;
     let [.., l0, l1, l2, l3, c0, c1, c2, c3] = *header;
@@ -92,18 +96,93 @@ pub fn parse_header(header: &[u8; HEADER_BYTES]) -> Result<usize, FrameError> {
     Ok(total as usize - HEADER_BYTES)
 }
 
+/// The CRC-32 of the magic, before its last inversion: what every header's checksum
+/// continues from.
+const MAGIC_STATE: u32 = {
+    let bytes = MAGIC.to_le_bytes();
+    let (mut state, mut at) = (!0, 0);
+    while at < bytes.len() {
+        state = crc_byte(state ^ bytes[at] as u32) ^ (state >> 8);
+        at += 1;
+    }
+    state
+};
+
+/// What each byte of a word adds to the CRC-32 of four bytes ("slicing by 4").
+static CRC_OF_WORD: [[u32; 256]; 4] = {
+    let mut tables = [[0; 256]; 4];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = crc_byte(byte as u32);
+        let mut place = 4;
+        while place > 0 {
+            place -= 1;
+            tables[place][byte] = crc;
+            crc = crc_byte(crc) ^ (crc >> 8);
+        }
+        byte += 1;
+    }
+    tables
+};
+
+/// The CRC-32 step for the lowest byte of `word`, bit by bit.
+const fn crc_byte(word: u32) -> u32 {
+    let (mut crc, mut bit) = (word & 0xFF, 0);
+    while bit < 8 {
+        crc = (crc >> 1) ^ (0xEDB8_8320 * (crc & 1));
+        bit += 1;
+    }
+    crc
+}
+
+/// Only the length varies: the eight bytes before it are reckoned with at compile time.
+#[inline]
 fn checksum(total: u32) -> u32 {
-    let mut bytes = [0; 12];
-    bytes[..8].copy_from_slice(&MAGIC.to_le_bytes());
-    bytes[8..].copy_from_slice(&total.to_le_bytes());
-    crc32fast::hash(&bytes)
+    let word = (MAGIC_STATE ^ total).to_le_bytes();
+    let mut crc = 0;
+    for (table, byte) in CRC_OF_WORD.iter().zip(word) {
+        crc ^= table[usize::from(byte)];
+    }
+    !crc
+}
+
+/// The body of a frame, as [`FrameDecoder::next_body`] finds it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Body<'a> {
+    /// It lay in the input in whole.
+    Borrowed(&'a [u8]),
+    /// It was gathered from several reads.
+    Gathered(Bytes),
+}
+
+impl Body<'_> {
+    /// A body that outlives the input: a borrowed one is copied, once, into a buffer
+    /// of its own. A slice of the shared input would be cheaper still, but would keep
+    /// all of it alive for as long as one small entry of the log lives.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            Body::Borrowed(body) => copy(body),
+            Body::Gathered(body) => body,
+        }
+    }
+}
+
+impl Deref for Body<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Body::Borrowed(body) => body,
+            Body::Gathered(body) => body,
+        }
+    }
 }
 
 /// Cuts a byte stream into the bodies of its frames.
 ///
-/// A body that lies in the input in whole is copied out once, into a buffer of its
-/// own: a slice of the shared input would be cheaper still, but would keep all of it
-/// alive for as long as one small entry of the log lives. A body that does not is
+/// A body that lies in the input in whole is borrowed from it. One that does not is
 /// gathered in a buffer that grows with what arrives; its larger part is read from
 /// the socket straight into place, by [`FrameDecoder::space`].
 #[derive(Debug, Default)]
@@ -124,13 +203,22 @@ struct PartialBody {
 }
 
 impl FrameDecoder {
+    /// As [`FrameDecoder::next_body`], with a body that outlives the input.
+    ///
+    /// # Errors
+    /// [`FrameError`]; the decoder is of no use after it.
+    pub fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Bytes>, FrameError> {
+        Ok(self.next_body(input)?.map(Body::into_bytes))
+    }
+
     /// Takes bytes from the front of `input`, as many as one frame needs, and returns
     /// its body if it is complete. `None` means that all of `input` was taken and more
     /// is needed.
     ///
     /// # Errors
     /// [`FrameError`]; the decoder is of no use after it.
-    pub fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Bytes>, FrameError> {
+    #[inline]
+    pub fn next_body<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Body<'a>>, FrameError> {
         if self.body.is_none() {
             let Some(total) = self.take_header(input)? else {
                 return Ok(None);
@@ -138,16 +226,21 @@ impl FrameDecoder {
             if input.len() >= total {
                 let (body, rest) = input.split_at(total);
                 *input = rest;
-                return Ok(Some(copy(body)));
+                return Ok(Some(Body::Borrowed(body)));
             }
             self.body = Some(PartialBody::new(total));
         }
+        Ok(self.gather(input).map(Body::Gathered))
+    }
+
+    /// Adds to the body that has begun, and returns it if that completes it.
+    fn gather(&mut self, input: &mut &[u8]) -> Option<Bytes> {
         let body = self.body.as_mut().expect("a header was taken");
         let (now, rest) = input.split_at(input.len().min(body.total - body.filled));
         body.append(now);
         *input = rest;
         if body.filled < body.total {
-            return Ok(None);
+            return None;
         }
         let body = self.body.take().expect("it was filled just now");
         assert_eq!(
@@ -155,7 +248,7 @@ impl FrameDecoder {
             body.total,
             "no space lies behind the body"
         );
-        Ok(Some(body.buffer.freeze()))
+        Some(body.buffer.freeze())
     }
 
     /// Where the next bytes of the socket may be read to directly: some of the missing
@@ -195,6 +288,7 @@ impl FrameDecoder {
         self.body.as_ref().map_or(0, |body| body.capacity)
     }
 
+    #[inline]
     fn take_header(&mut self, input: &mut &[u8]) -> Result<Option<usize>, FrameError> {
         // The usual case: nothing has to be put together.
         if self.header_bytes == 0
@@ -258,7 +352,7 @@ impl PartialBody {
 }
 
 /// Makes `buffer` at least `len` bytes long.
-pub(super) fn extend_with_zeros(buffer: &mut Buffer, len: usize) {
+fn extend_with_zeros(buffer: &mut Buffer, len: usize) {
     while buffer.len() < len {
         let missing = (len - buffer.len()).min(ZEROS.len());
         buffer.extend_from_slice(&ZEROS[..missing]);

@@ -1,14 +1,33 @@
 //! What clients ask and are told: `proto/kv_operation.proto` ↔ [`Request`], [`Answer`].
+//!
+//! Every write of every client goes through here, so the way of a usual one is short:
+//! [`decode_call`] reads the body of a frame where it lies in the input, and copies key
+//! and value once, into the command; [`encode_answer_frame`] writes the answer where it
+//! is sent from. What is unusual goes through prost's messages.
 
-use bytes::Bytes;
+mod command_buffer;
+mod fields;
+#[cfg(test)]
+mod tests;
+
+use bytes::{BufMut, Bytes};
 use prost::Message as _;
+use prost::encoding::{encode_varint, encoded_len_varint};
 
+use self::fields::RequestFields;
 use crate::kv::{ClientId, Command, Identity, Outcome, WriteOp};
 use crate::limits;
+use crate::mem::Buffer;
+use crate::net::envelope::{
+    EnvelopeRef, EnvelopeRefError, encode_call, encode_call_with, read_envelope,
+};
 use crate::node::{Answer, Request};
 use crate::pb;
 use crate::pb::kv_operation_response::{Data, StatusCode};
+use crate::proto::{EXECUTE, KV_SERVICE, STATUS_GET, STATUS_SERVICE};
 use crate::types::NodeId;
+
+pub use self::command_buffer::CommandBuffer;
 
 /// Why a request is not one. The reason goes to the client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,26 +56,85 @@ pub enum ClientError {
     Session,
 }
 
+/// A call of a client, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Chosen by the client; the answer repeats it.
+    pub sequence: u64,
+    /// What it asks for.
+    pub request: Request,
+}
+
+/// A call that is none: whom [`encode_refusal_frame`] tells what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal<'a> {
+    /// The service, method and sequence id as far as they could be read.
+    pub call: EnvelopeRef<'a>,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// Understands the body of a frame that a client sent. The command of a write, and the
+/// key of a read, are copied out of it, into `commands`.
+///
+/// # Errors
+/// What is wrong, to be answered; nothing was done. The connection can go on.
+pub fn decode_call<'a>(body: &'a [u8], commands: &mut CommandBuffer) -> Result<Call, Refusal<'a>> {
+    let call = read_envelope(body).map_err(|EnvelopeRefError { kind, envelope }| Refusal {
+        call: envelope,
+        reason: kind.to_string(),
+    })?;
+    let is = |service: &str, method: &str| {
+        call.service == service.as_bytes() && call.method == method.as_bytes()
+    };
+    let refused = |reason| Refusal { call, reason };
+    let request = if is(KV_SERVICE, EXECUTE) {
+        read_request(call.payload, call.sequence, commands)
+            .map_err(|error| refused(error.to_string()))?
+    } else if is(STATUS_SERVICE, STATUS_GET) {
+        Request::Status
+    } else {
+        return Err(refused("unknown service or method".to_owned()));
+    };
+    Ok(Call {
+        sequence: call.sequence,
+        request,
+    })
+}
+
 /// Understands what a client asks for. `sequence` is that of the call: together with the
 /// client's uuid it tells a repeated write from a new one.
 ///
 /// # Errors
 /// What is wrong with it; nothing was done.
 pub fn decode_request(payload: Bytes, sequence: u64) -> Result<Request, ClientError> {
+    read_request(&payload, sequence, &mut CommandBuffer::for_one())
+}
+
+fn read_request(
+    payload: &[u8],
+    sequence: u64,
+    commands: &mut CommandBuffer,
+) -> Result<Request, ClientError> {
+    if let Some(fields) = RequestFields::read_usual(payload) {
+        return understand(&fields, sequence, commands);
+    }
     let request = pb::KvOperationRequest::decode(payload)?;
-    let Ok(operation) = pb::OperationType::try_from(request.r#type) else {
-        return Err(ClientError::UnknownOperation(request.r#type));
+    understand(&RequestFields::of(&request), sequence, commands)
+}
+
+fn understand(
+    request: &RequestFields<'_>,
+    sequence: u64,
+    commands: &mut CommandBuffer,
+) -> Result<Request, ClientError> {
+    let Ok(operation) = pb::OperationType::try_from(request.operation) else {
+        return Err(ClientError::UnknownOperation(request.operation));
     };
-    let uuid = request.meta.map(|meta| meta.uuid).unwrap_or_default();
-    at_most("uuid", uuid.len(), limits::UUID_BYTES_MAX)?;
+    at_most("uuid", request.uuid.len(), limits::UUID_BYTES_MAX)?;
     if operation == pb::OperationType::OpenSession {
-        let command = Command::OpenSession {
-            client: ClientId::from_text(&uuid),
-        };
-        return Ok(Request::Write {
-            command: command.encode(),
-            grows: true,
-        });
+        let client = ClientId::from_text(request.uuid);
+        return Ok(write(&Command::OpenSession { client }, true, commands));
     }
     let (key, value) = (request.key, request.value);
     if key.is_empty() {
@@ -65,9 +143,8 @@ pub fn decode_request(payload: Bytes, sequence: u64) -> Result<Request, ClientEr
     at_most("key", key.len(), limits::KEY_BYTES_MAX)?;
     at_most("value", value.len(), limits::VALUE_BYTES_MAX)?;
     let op = match operation {
-        // A key of its own: a slice would keep all of what came alive while it waits.
         pb::OperationType::Get => {
-            let key = Bytes::copy_from_slice(&key);
+            let key = commands.key(key);
             return Ok(Request::Get { key });
         }
         pb::OperationType::Put => WriteOp::Put { key, value },
@@ -75,12 +152,16 @@ pub fn decode_request(payload: Bytes, sequence: u64) -> Result<Request, ClientEr
         pb::OperationType::Delete => WriteOp::Remove { key },
         pb::OperationType::OpenSession => unreachable!("handled above"),
     };
-    let identity = identity(request.session, &uuid, sequence)?;
+    let identity = identity(request.session, request.uuid, sequence)?;
     let grows = !matches!(op, WriteOp::Remove { .. });
-    Ok(Request::Write {
-        command: Command::Write { identity, op }.encode(),
+    Ok(write(&Command::Write { identity, op }, grows, commands))
+}
+
+fn write(command: &Command<&[u8]>, grows: bool, commands: &mut CommandBuffer) -> Request {
+    Request::Write {
+        command: commands.command(command),
         grows,
-    })
+    }
 }
 
 fn at_most(what: &'static str, bytes: usize, max: usize) -> Result<(), ClientError> {
@@ -93,7 +174,7 @@ fn at_most(what: &'static str, bytes: usize, max: usize) -> Result<(), ClientErr
 
 fn identity(
     session: Option<pb::Session>,
-    uuid: &str,
+    uuid: &[u8],
     sequence: u64,
 ) -> Result<Identity, ClientError> {
     match session {
@@ -117,6 +198,81 @@ fn identity(
             sequence,
         }),
     }
+}
+
+/// Appends the frame of an answer to `out`. `address_of` knows where a node listens for
+/// clients.
+///
+/// # Panics
+/// For [`Answer::Status`], which has a message of its own.
+pub fn encode_answer_frame(
+    out: &mut Buffer,
+    sequence: u64,
+    answer: &Answer,
+    address_of: impl Fn(NodeId) -> Option<String>,
+) {
+    match answer {
+        Answer::Applied(Outcome::Created | Outcome::Removed) => {
+            encode_status_only(out, sequence, StatusCode::Created);
+        }
+        Answer::Applied(Outcome::NotFound) | Answer::Value(None) => {
+            encode_status_only(out, sequence, StatusCode::NotFound);
+        }
+        Answer::Value(Some(value)) => encode_value(out, sequence, value),
+        answer => {
+            let response = encode_answer(answer.clone(), address_of);
+            encode_call(out, KV_SERVICE, EXECUTE, sequence, &response);
+        }
+    }
+}
+
+/// The keys of the fields that usual answers have.
+const KEY_STATUS: u8 = 0x08;
+const KEY_PAYLOAD: u8 = 0x1a;
+
+/// A status as a varint of two bytes, which they all are.
+const fn status_bytes(status: StatusCode) -> [u8; 3] {
+    let code = status as u32;
+    assert!(code >= 1 << 7 && code < 1 << 14, "two bytes");
+    [KEY_STATUS, code as u8 | 0x80, (code >> 7) as u8]
+}
+
+#[inline]
+fn encode_status_only(out: &mut Buffer, sequence: u64, status: StatusCode) {
+    let payload = status_bytes(status);
+    encode_call_with(out, KV_SERVICE, EXECUTE, sequence, payload.len(), |out| {
+        out.put_slice(&payload);
+    });
+}
+
+#[inline]
+fn encode_value(out: &mut Buffer, sequence: u64, value: &[u8]) {
+    let len = value.len() as u64;
+    let payload_bytes = 3 + 1 + encoded_len_varint(len) + value.len();
+    encode_call_with(out, KV_SERVICE, EXECUTE, sequence, payload_bytes, |out| {
+        out.put_slice(&status_bytes(StatusCode::Success));
+        out.put_u8(KEY_PAYLOAD);
+        encode_varint(len, out);
+        out.put_slice(value);
+    });
+}
+
+/// The longest service or method that an answer repeats. No known one is that long, and
+/// an answer with one that nearly fills a frame would not fit into one.
+const NAME_BYTES_MAX: usize = 256;
+
+/// Appends the frame that tells a client why its call is refused. It names the service
+/// and method of the call, as far as they could be read.
+pub fn encode_refusal_frame(out: &mut Buffer, refusal: &Refusal<'_>) {
+    fn name<'a>(name: &'a [u8], default: &'a str) -> &'a str {
+        match std::str::from_utf8(name) {
+            Ok(text) if (1..=NAME_BYTES_MAX).contains(&text.len()) => text,
+            _ => default,
+        }
+    }
+    let Refusal { call, reason } = refusal;
+    let (service, method) = (name(call.service, KV_SERVICE), name(call.method, EXECUTE));
+    encode_call(out, service, method, call.sequence, &bad_request(reason));
 }
 
 /// What a client is told. `address_of` knows where a node listens for clients.
@@ -201,80 +357,5 @@ pub fn bad_request(reason: &str) -> pb::KvOperationResponse {
             StatusCode::BadRequest,
             Some(Data::Reason(reason.to_owned())),
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request(operation: i32, key: &[u8], value: usize) -> Result<Request, ClientError> {
-        let request = pb::KvOperationRequest {
-            r#type: operation,
-            key: Bytes::copy_from_slice(key),
-            value: vec![0; value].into(),
-            ..Default::default()
-        };
-        decode_request(request.encode_to_vec().into(), 1)
-    }
-
-    #[test]
-    fn requests_over_a_limit_are_refused_with_the_limit() {
-        let key = vec![b'k'; limits::KEY_BYTES_MAX + 1];
-        let error = request(0, &key, 0).unwrap_err().to_string();
-        assert_eq!(error, "key of 65537 bytes is over the limit of 65536");
-        let error = request(1, b"k", limits::VALUE_BYTES_MAX + 1)
-            .unwrap_err()
-            .to_string();
-        assert_eq!(error, "value of 8388609 bytes is over the limit of 8388608");
-        assert!(request(1, &key[1..], limits::VALUE_BYTES_MAX).is_ok());
-        assert_eq!(request(3, b"", 0), Err(ClientError::EmptyKey));
-        assert_eq!(request(9, b"k", 0), Err(ClientError::UnknownOperation(9)));
-    }
-
-    #[test]
-    fn only_a_duplicate_put_has_a_reason_that_says_exists() {
-        let answers = [
-            Answer::Applied(Outcome::KeyExists),
-            Answer::Applied(Outcome::NoRoom),
-            Answer::Applied(Outcome::SessionExpired),
-            Answer::Applied(Outcome::SessionWindowFull),
-            Answer::Applied(Outcome::SessionStale),
-            Answer::Applied(Outcome::Malformed),
-            Answer::NoLeader,
-            Answer::OutcomeUnknown,
-            Answer::Busy,
-            Answer::NoSpace,
-        ];
-        for answer in answers {
-            let duplicate = answer == Answer::Applied(Outcome::KeyExists);
-            let encoded = encode_answer(answer, |_| None);
-            let Some(Data::Reason(reason)) = encoded.data else {
-                panic!("an error has a reason")
-            };
-            assert_eq!(reason.contains("exists"), duplicate, "{reason}");
-        }
-    }
-
-    #[test]
-    fn answers_are_the_bytes_that_the_original_sends() {
-        let bytes =
-            |answer| encode_answer(answer, |_| Some("127.0.0.1:4399".into())).encode_to_vec();
-        assert_eq!(bytes(Answer::Applied(Outcome::Created)), b"\x08\xc9\x01");
-        assert_eq!(bytes(Answer::Applied(Outcome::Removed)), b"\x08\xc9\x01");
-        assert_eq!(bytes(Answer::Applied(Outcome::NotFound)), b"\x08\x94\x03");
-        assert_eq!(bytes(Answer::Value(None)), b"\x08\x94\x03");
-        assert_eq!(
-            bytes(Answer::Value(Some("wv".into()))),
-            b"\x08\xc8\x01\x1a\x02wv"
-        );
-        assert_eq!(
-            bytes(Answer::Value(Some(Bytes::new()))),
-            b"\x08\xc8\x01\x1a\x00"
-        );
-        assert_eq!(
-            bytes(Answer::Redirect(NodeId(1))),
-            b"\x08\xae\x02\x22\x0e127.0.0.1:4399"
-        );
     }
 }

@@ -9,7 +9,10 @@ mod client;
 mod peer;
 mod status;
 
-pub use client::{ClientError, bad_request, decode_request, encode_answer};
+pub use client::{
+    Call, ClientError, CommandBuffer, Refusal, bad_request, decode_call, decode_request,
+    encode_answer, encode_answer_frame, encode_refusal_frame,
+};
 pub use peer::{
     decode_hello, decode_hello_reply, decode_reply, decode_request as decode_peer_request,
     encode_hello, encode_hello_reply, encode_message,

@@ -154,3 +154,34 @@ proptest! {
         prop_assert!(parse_header(&header).is_err());
     }
 }
+
+#[test]
+fn a_checksum_is_the_crc_of_magic_and_length() {
+    for total in [
+        16,
+        17,
+        255,
+        256,
+        0x1_0000,
+        0xABCDEF,
+        FRAME_BYTES_MAX as u32,
+        u32::MAX,
+    ] {
+        let mut bytes = MAGIC.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&total.to_le_bytes());
+        assert_eq!(checksum(total), crc32fast::hash(&bytes), "{total}");
+    }
+}
+
+#[test]
+fn a_body_is_copied_only_if_it_came_in_parts() {
+    let frame = frame_of(b"body");
+    let mut decoder = FrameDecoder::default();
+    let mut input = &frame[..];
+    let body = decoder.next_body(&mut input).unwrap();
+    assert_eq!(body, Some(Body::Borrowed(&frame[HEADER_BYTES..])));
+    let (mut first, mut second) = frame.split_at(HEADER_BYTES + 1);
+    assert_eq!(decoder.next_body(&mut first), Ok(None));
+    let body = decoder.next_body(&mut second).unwrap();
+    assert_eq!(body, Some(Body::Gathered(Bytes::from_static(b"body"))));
+}

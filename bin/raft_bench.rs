@@ -16,6 +16,7 @@ use hdrhistogram::Histogram;
 use raftkv::client::protocol::{self, Answer, Identity, Operation};
 use raftkv::client::{Outcome, status_of};
 use raftkv::config::Cluster;
+use raftkv::net::frame::Body;
 use raftkv::net::{
     CloseReason, ConnectionId, ConnectorId, EventLoop, Handler, Io, Options, TimerId,
 };
@@ -391,8 +392,8 @@ impl Handler for Load {
         }
     }
 
-    fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, body: Bytes) {
-        match self.take_answer(connection, body) {
+    fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, body: Body<'_>) {
+        match self.take_answer(connection, body.into_bytes()) {
             Ok(()) => self.send_next(io, connection),
             Err(why) => self.fail(io, why),
         }

@@ -8,11 +8,12 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | L5 | [`server`], [`sim`], [`client`] |
-//! | L4 | [`proto`] |
-//! | L3 | [`node`] |
-//! | L2 | [`raft`], [`kv`], [`wal`], [`net`] |
-//! | L1 | [`mem`], [`disk`], [`mailbox`], [`logging`], [`config`], [`pb`] |
+//! | L6 | [`server`], [`sim`], [`client`] |
+//! | L5 | [`proto`] |
+//! | L4 | [`node`] |
+//! | L3 | [`raft`], [`kv`], [`wal`], [`net`] |
+//! | L2 | [`disk`] |
+//! | L1 | [`mem`], [`mailbox`], [`logging`], [`config`], [`pb`] |
 //! | L0 | [`types`], [`time`], [`limits`] |
 
 pub mod limits;

@@ -23,6 +23,7 @@ use super::log_writer::{self, LogOperation, LogWriter};
 use super::segment_maker::{self, MakerOperation, SegmentMaker, drop_from_cache};
 use super::worker::{EventSink, Lane, Reporter};
 use super::{Disk, FileId, FileInfo, SegmentId, SegmentInfo, SyncToken};
+use crate::mem::Buffer;
 
 /// How many segments may wait to be taken by the log writer; the log asks for one at a time.
 const MADE_MAX: usize = 16;
@@ -135,7 +136,7 @@ impl Disk for FileDisk {
         }
     }
 
-    fn store(&mut self, id: SegmentId, offset: u64, data: Bytes) {
+    fn store(&mut self, id: SegmentId, offset: u64, data: Buffer) {
         // A sync follows at once.
         self.log
             .push_quiet(LogOperation::Store { id, offset, data });

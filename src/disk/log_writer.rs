@@ -7,13 +7,13 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use crossbeam_channel::Receiver;
 
 use super::segment_maker::{MadeSegment, MakerOperation};
 use super::segment_map::SegmentMap;
 use super::worker::{Handle, Operations, Reporter};
 use super::{DiskEvent, SegmentId, SyncToken, file_name};
+use crate::mem::Buffer;
 
 /// How many operations wait in the queue before they wait in front of it.
 pub(super) const QUEUE_MAX: usize = 8192;
@@ -27,7 +27,7 @@ pub(super) enum LogOperation {
     Store {
         id: SegmentId,
         offset: u64,
-        data: Bytes,
+        data: Buffer,
     },
     /// Syncs all that was stored before, and reports it.
     Sync(SyncToken),

@@ -25,6 +25,7 @@ use std::io;
 
 use bytes::Bytes;
 
+use crate::mem::Buffer;
 use crate::types::EntryId;
 
 pub use data_dir::{DataDir, OpenError};
@@ -137,7 +138,7 @@ pub trait Disk {
 
     /// Stores `data` at `offset` of a segment that is ready. Volatile until synced;
     /// until then a crash keeps any subset of its pages.
-    fn store(&mut self, id: SegmentId, offset: u64, data: Bytes);
+    fn store(&mut self, id: SegmentId, offset: u64, data: Buffer);
 
     /// Asks that all stored so far be on the disk. Answered by [`DiskEvent::Synced`];
     /// the answer to a later token stands for the earlier ones too.

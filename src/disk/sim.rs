@@ -16,6 +16,7 @@ use std::io;
 use bytes::Bytes;
 
 use super::{Disk, DiskEvent, FileId, FileInfo, SegmentId, SegmentInfo, SyncToken};
+use crate::mem::Buffer;
 
 /// What survives a crash or does not, as a whole.
 const PAGE_BYTES: usize = 4096;
@@ -372,7 +373,7 @@ impl Disk for SimDisk {
         self.push(Operation::CreateSegment { id, len, recycle });
     }
 
-    fn store(&mut self, id: SegmentId, offset: u64, data: Bytes) {
+    fn store(&mut self, id: SegmentId, offset: u64, data: Buffer) {
         if self.failed {
             return;
         }

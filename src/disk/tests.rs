@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, unbounded};
 
 use super::*;
+use crate::mem::Buffer;
 use crate::types::NodeId;
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -135,11 +136,11 @@ fn what_is_synced_is_there_after_a_restart<H: Harness>(mut h: H) {
     assert_eq!(h.segment_ids(), []);
     h.ready(1, 16384, None);
     h.ready(2, 8192, None);
-    h.disk().store(SegmentId(1), 0, Bytes::from(vec![1; 5000]));
     h.disk()
-        .store(SegmentId(2), 8190, Bytes::from_static(b"ab"));
+        .store(SegmentId(1), 0, Buffer::from(&[1; 5000][..]));
+    h.disk().store(SegmentId(2), 8190, Buffer::from(&b"ab"[..]));
     h.disk()
-        .store(SegmentId(1), 4095, Bytes::from_static(b"xyz"));
+        .store(SegmentId(1), 4095, Buffer::from(&b"xyz"[..]));
     h.synced();
     let mut h = h.restart();
     assert_eq!(h.segment_ids(), [(1, 16384), (2, 8192)]);
@@ -164,11 +165,8 @@ fn a_sync_stands_for_all_before_it<H: Harness>(mut h: H) {
     h.ready(1, 8192, None);
     let mut last = SyncToken(0);
     for n in 0..50u64 {
-        h.disk().store(
-            SegmentId(1),
-            n * 8,
-            Bytes::copy_from_slice(&n.to_le_bytes()),
-        );
+        h.disk()
+            .store(SegmentId(1), n * 8, Buffer::from(&n.to_le_bytes()[..]));
         let token = h.disk().sync();
         assert!(token > last);
         last = token;
@@ -187,12 +185,11 @@ fn a_sync_stands_for_all_before_it<H: Harness>(mut h: H) {
 fn a_recycled_segment_takes_over_the_file<H: Harness>(mut h: H) {
     h.ready(1, 8192, None);
     h.ready(2, 8192, None);
-    h.disk()
-        .store(SegmentId(1), 100, Bytes::from_static(b"old"));
+    h.disk().store(SegmentId(1), 100, Buffer::from(&b"old"[..]));
     h.synced();
     h.ready(3, 8192, Some(1));
     h.disk()
-        .store(SegmentId(3), 4096, Bytes::from_static(b"new"));
+        .store(SegmentId(3), 4096, Buffer::from(&b"new"[..]));
     h.synced();
     // One of another length is no use, one that is not there neither.
     h.ready(4, 16384, Some(2));
@@ -206,8 +203,7 @@ fn a_recycled_segment_takes_over_the_file<H: Harness>(mut h: H) {
     );
     // And again, in a process that has read it.
     h.ready(6, 8192, Some(3));
-    h.disk()
-        .store(SegmentId(6), 0, Bytes::from_static(b"newer"));
+    h.disk().store(SegmentId(6), 0, Buffer::from(&b"newer"[..]));
     h.synced();
     let mut h = h.restart();
     assert_eq!(h.segment_ids(), [(4, 16384), (5, 8192), (6, 8192)]);
@@ -217,8 +213,8 @@ fn a_recycled_segment_takes_over_the_file<H: Harness>(mut h: H) {
 fn a_removed_segment_is_gone_while_others_go_on<H: Harness>(mut h: H) {
     h.ready(1, 8192, None);
     h.ready(2, 8192, None);
-    h.disk().store(SegmentId(1), 0, Bytes::from_static(b"1"));
-    h.disk().store(SegmentId(2), 0, Bytes::from_static(b"2"));
+    h.disk().store(SegmentId(1), 0, Buffer::from(&b"1"[..]));
+    h.disk().store(SegmentId(2), 0, Buffer::from(&b"2"[..]));
     h.disk().remove_segment(SegmentId(1));
     h.synced();
     h.ready(3, 8192, None);
@@ -354,7 +350,7 @@ fn a_failed_sync_is_the_last_thing_the_disk_does() {
     let mut h = Sim(SimDisk::new());
     h.ready(1, 8192, None);
     h.0.fail_next_sync();
-    h.0.store(SegmentId(1), 0, Bytes::from_static(b"x"));
+    h.0.store(SegmentId(1), 0, Buffer::from(&b"x"[..]));
     h.0.sync();
     h.0.sync();
     assert!(matches!(h.event(), DiskEvent::Failed { .. }));
@@ -368,7 +364,7 @@ fn a_crash_keeps_any_version_of_a_page() {
         let mut h = Sim(SimDisk::new());
         h.ready(1, 8192, None);
         for byte in 1..=3u8 {
-            h.0.store(SegmentId(1), 4090, Bytes::from(vec![byte; 12]));
+            h.0.store(SegmentId(1), 4090, Buffer::from(&[byte; 12][..]));
         }
         let mut bits = seed;
         h.0.crash(&mut || {
@@ -510,7 +506,7 @@ fn an_error_of_the_disk_is_told_once_and_nothing_is_done_after_it() {
         panic!("it cannot be made");
     };
     assert!(what.contains("0000000000000002.wal"), "{what}");
-    h.disk().store(SegmentId(1), 0, Bytes::from_static(b"x"));
+    h.disk().store(SegmentId(1), 0, Buffer::from(&b"x"[..]));
     h.disk().sync();
     h.disk().create_segment(SegmentId(3), 8192, None);
     h.disk = None;
@@ -524,7 +520,7 @@ fn more_than_the_queue_takes_is_neither_lost_nor_waited_for() {
     h.ready(1, 1 << 20, None);
     let mut token = SyncToken(0);
     for n in 0..30_000u64 {
-        let data = Bytes::copy_from_slice(&(n as u32).to_le_bytes());
+        let data = Buffer::from(&(n as u32).to_le_bytes()[..]);
         h.disk().store(SegmentId(1), n * 4, data);
         token = h.disk().sync();
     }
@@ -567,7 +563,7 @@ fn a_full_file_system_refuses_segments_and_files_and_takes_up_again() {
     while h.event() != DiskEvent::FileNoSpace(draft) {}
     // The log goes on meanwhile, and with less there is room again.
     h.disk()
-        .store(SegmentId(1), 0, Bytes::from(vec![1; 128 << 10]));
+        .store(SegmentId(1), 0, Buffer::from(&[1; 128 << 10][..]));
     h.synced();
     h.disk().create_file(draft);
     h.disk().append_file(draft, data);

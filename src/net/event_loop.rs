@@ -18,6 +18,7 @@ use mio::{Events, Poll, Waker};
 use super::acceptor::{Accepted, ConnectionBudget, ListenerId};
 use super::connection::{CloseReason, ConnectionId, Origin, Received, State};
 use super::connector::{self, ConnectorId, Phase};
+use super::frame::Body;
 use super::io::{Alarm, Io, Notice, WAKER, connection_id};
 use super::timer_queue::TimerId;
 use crate::limits::{CONNECTIONS_MAX, FRAME_BYTES_MAX};
@@ -72,8 +73,9 @@ pub trait Handler {
         let _ = (io, connector, error, retry_in);
     }
 
-    /// A frame has come; `body` is what follows its header, and may be empty.
-    fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, body: Bytes);
+    /// A frame has come; `body` is what follows its header, and may be empty. Where it
+    /// can, it lies in the loop's input still.
+    fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, body: Body<'_>);
 
     /// The peer has ended its stream, and may still read: a handler that owes it
     /// answers calls [`Io::close`] once it has sent them. Closes at once if not
@@ -433,7 +435,7 @@ fn deliver<H: Handler>(
             };
             return;
         }
-        match connection.decoder.decode(&mut input) {
+        match connection.decoder.next_body(&mut input) {
             Ok(Some(body)) => handler.on_frame(io, id, body),
             Ok(None) => return,
             Err(error) => return io.remove(id, error.into()),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use crossbeam_channel as channel;
 
+use super::frame::Body;
 use super::*;
 use crate::limits::OUTPUT_HIGH_WATER_BYTES;
 use crate::mailbox;
@@ -67,13 +68,13 @@ impl Handler for Echo {
         self.tell(Told::ConnectFailed(retry_in));
     }
 
-    fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, body: Bytes) {
+    fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, body: Body<'_>) {
         self.tell(Told::Frame(connection));
         if self.echoes {
             io.send_with(connection, |out| {
                 out.extend_from_slice(&frame::header(body.len()));
             });
-            assert!(io.send(connection, body));
+            assert!(io.send(connection, body.into_bytes()));
         }
     }
 
@@ -433,7 +434,7 @@ struct OneAtATime {
 }
 
 impl Handler for OneAtATime {
-    fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, _: Bytes) {
+    fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, _: Body<'_>) {
         self.frames += 1;
         if self.paused.contains(&connection) {
             self.taken_while_paused += 1;

@@ -14,8 +14,8 @@ pub use client::{
     encode_answer, encode_answer_frame, encode_refusal_frame,
 };
 pub use peer::{
-    decode_hello, decode_hello_reply, decode_reply, decode_request as decode_peer_request,
-    encode_hello, encode_hello_reply, encode_message,
+    AppendEncoder, decode_hello, decode_hello_reply, decode_reply,
+    decode_request as decode_peer_request, encode_hello, encode_hello_reply, encode_message,
 };
 pub use status::encode_status;
 

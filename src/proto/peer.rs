@@ -1,5 +1,7 @@
 //! What nodes say to each other: `proto/raft.proto` ↔ [`crate::raft::Message`].
 
+mod append;
+
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -12,6 +14,8 @@ use crate::proto::{HELLO, PeerError, RAFT_SERVICE};
 use crate::raft::{Accepted, Body, Message, Rejected, SnapshotChunk, SnapshotMeta};
 use crate::types::{Entry, EntryId, Index, NodeId, Payload, Term};
 
+pub use self::append::AppendEncoder;
+
 const REQUEST_VOTE: &str = "RequestVote";
 const APPEND_ENTRIES: &str = "AppendEntries";
 const INSTALL_SNAPSHOT: &str = "InstallSnapshot";
@@ -20,7 +24,8 @@ const INSTALL_SNAPSHOT: &str = "InstallSnapshot";
 /// them never overflows, however many members lie.
 const NUMBER_MAX: i64 = i64::MAX / 2;
 
-/// Appends `message` to `out` as a frame. Requests get `sequence`; answers repeat the
+/// Appends `message` to `out` as a frame; see [`AppendEncoder`] for those that several
+/// followers get alike. Requests get `sequence`; answers repeat the
 /// sequence id of the call that they answer.
 pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
     let term = signed(message.term.0);
@@ -50,24 +55,10 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
                 learner: message.learner,
             },
         ),
-        Body::Append {
-            prev,
-            entries,
-            commit,
-        } => call(
-            APPEND_ENTRIES,
-            &pb::AppendEntriesRequest {
-                term,
-                leader_id: signed(message.from.0),
-                prev_log_index: signed(prev.index.0),
-                prev_log_term: signed(prev.term.0),
-                entries: entries.iter().map(encode_entry).collect(),
-                leader_commit: signed(commit.0),
-                heartbeat: false,
-                read_round: 0,
-                leader_last: 0,
-            },
-        ),
+        Body::Append { .. } => {
+            let payload = AppendEncoder::default().encode(out, message, sequence);
+            out.extend_from_slice(&payload.expect("it is an AppendEntries"));
+        }
         Body::Heartbeat {
             commit,
             round,
@@ -139,20 +130,6 @@ fn request_vote(message: &Message, last: EntryId, pre_vote: bool) -> pb::Request
         last_log_index: signed(last.index.0),
         last_log_term: signed(last.term.0),
         pre_vote,
-    }
-}
-
-fn encode_entry(entry: &Entry) -> pb::LogEntry {
-    let (kind, command) = match &entry.payload {
-        Payload::Noop => (pb::EntryKind::Noop, Bytes::new()),
-        Payload::Command(command) => (pb::EntryKind::Command, command.clone()),
-        Payload::Config(config) => (pb::EntryKind::Config, config.clone()),
-    };
-    pb::LogEntry {
-        index: signed(entry.id.index.0),
-        term: signed(entry.id.term.0),
-        command,
-        kind: kind.into(),
     }
 }
 

@@ -13,16 +13,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use log::debug;
 
 use crate::limits;
 use crate::mailbox::{Receiver, Sender, TrySendError};
-use crate::net::envelope::{Envelope, decode_envelope};
 use crate::net::{ConnectionId, ConnectionMap, Io};
 use crate::node::{Answer, Caller, Request};
-use crate::pb;
-use crate::proto;
+use crate::proto::{self, Call, CommandBuffer, Refusal};
 use crate::server::mail::{FromClient, Load, ToClient, connection_number, connection_of};
 use crate::server::peers::Connected;
 use crate::types::NodeId;
@@ -38,6 +35,8 @@ pub(super) struct Clients {
     addresses: Arc<HashMap<NodeId, SocketAddr>>,
     connected: Arc<Connected>,
     started: Instant,
+    /// Where commands and keys are put together.
+    commands: CommandBuffer,
     to_raft: Sender<FromClient>,
     /// What waits in `to_raft`, of this reactor.
     request_load: Arc<Load>,
@@ -83,6 +82,7 @@ impl Clients {
             addresses,
             connected,
             started: Instant::now(),
+            commands: CommandBuffer::new(),
             to_raft,
             request_load,
             answers,
@@ -95,33 +95,11 @@ impl Clients {
         }
     }
 
-    pub(super) fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, body: Bytes) {
-        let envelope = match decode_envelope(body) {
-            Ok(envelope) => envelope,
-            Err(error) => {
-                let reason = error.to_string();
-                return refuse(io, connection, &error.envelope, &reason);
-            }
-        };
-        let request = match (&envelope.service[..], &envelope.method[..]) {
-            (service, method)
-                if service == proto::KV_SERVICE.as_bytes()
-                    && method == proto::EXECUTE.as_bytes() =>
-            {
-                match proto::decode_request(envelope.payload.clone(), envelope.sequence) {
-                    Ok(request) => request,
-                    Err(error) => return refuse(io, connection, &envelope, &error.to_string()),
-                }
-            }
-            (service, method)
-                if service == proto::STATUS_SERVICE.as_bytes()
-                    && method == proto::STATUS_GET.as_bytes() =>
-            {
-                Request::Status
-            }
-            _ => return refuse(io, connection, &envelope, "unknown service or method"),
-        };
-        self.admit(io, connection, envelope.sequence, request);
+    pub(super) fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, body: &[u8]) {
+        match proto::decode_call(body, &mut self.commands) {
+            Ok(Call { sequence, request }) => self.admit(io, connection, sequence, request),
+            Err(refusal) => refuse(io, connection, &refusal),
+        }
     }
 
     fn admit(&mut self, io: &mut Io, connection: ConnectionId, sequence: u64, request: Request) {
@@ -258,8 +236,9 @@ impl Clients {
             return refuse_busy(io, to, sequence);
         }
         let address = |id: NodeId| self.addresses.get(&id).map(SocketAddr::to_string);
-        let response = proto::encode_answer(answer, address);
-        io.send_call(to, proto::KV_SERVICE, proto::EXECUTE, sequence, &response);
+        io.send_with(to, |out| {
+            proto::encode_answer_frame(out, sequence, &answer, address);
+        });
     }
 
     /// A request of this connection has been answered.
@@ -328,27 +307,17 @@ impl Clients {
 }
 
 fn refuse_busy(io: &mut Io, connection: ConnectionId, sequence: u64) {
-    let busy = proto::encode_answer(Answer::Busy, |_| None);
-    io.send_call(
-        connection,
-        proto::KV_SERVICE,
-        proto::EXECUTE,
-        sequence,
-        &busy,
-    );
+    io.send_with(connection, |out| {
+        proto::encode_answer_frame(out, sequence, &Answer::Busy, |_| None);
+    });
 }
 
 /// Answers what is no request. The connection stays open: its frames are right.
-fn refuse(io: &mut Io, connection: ConnectionId, envelope: &Envelope, reason: &str) {
+fn refuse(io: &mut Io, connection: ConnectionId, refusal: &Refusal<'_>) {
     if let Some(dropped) = io.admit_log("bad request") {
-        debug!(target: "RaftClerk", "bad request: reason={reason}{dropped}");
+        debug!(target: "RaftClerk", "bad request: reason={}{dropped}", refusal.reason);
     }
-    let text = |bytes: &Bytes, default: &str| match std::str::from_utf8(bytes) {
-        Ok(text) if !text.is_empty() => text.to_owned(),
-        _ => default.to_owned(),
-    };
-    let service = text(&envelope.service, proto::KV_SERVICE);
-    let method = text(&envelope.method, proto::EXECUTE);
-    let response: pb::KvOperationResponse = proto::bad_request(reason);
-    io.send_call(connection, &service, &method, envelope.sequence, &response);
+    io.send_with(connection, |out| {
+        proto::encode_refusal_frame(out, refusal);
+    });
 }

@@ -14,8 +14,8 @@ use crate::mailbox::{Receiver, Sender};
 use crate::net::envelope::{Envelope, decode_envelope};
 use crate::net::{ConnectionId, ConnectionMap, ConnectorId, Io, ListenerId};
 use crate::node::{Caller, Hello, HelloReply};
-use crate::proto;
-use crate::raft::Message;
+use crate::proto::{self, AppendEncoder};
+use crate::raft::{Body, Message};
 use crate::server::mail::{FromPeer, ToPeer, connection_number, connection_of};
 use crate::types::NodeId;
 
@@ -69,6 +69,7 @@ pub(super) struct Peers {
     introduced: ConnectionMap<NodeId>,
     incoming: BTreeMap<NodeId, ConnectionId>,
     next_sequence: u64,
+    appends: AppendEncoder,
     unrung: bool,
 }
 
@@ -102,6 +103,7 @@ impl Peers {
             introduced: ConnectionMap::default(),
             incoming: BTreeMap::new(),
             next_sequence: 1,
+            appends: AppendEncoder::default(),
             unrung: false,
         }
     }
@@ -272,6 +274,7 @@ impl Peers {
                 ToPeer::HelloReply(caller, reply) => self.send_hello_reply(io, caller, &reply),
             }
         }
+        self.appends.forget();
     }
 
     /// A message to a peer that is not there is lost: Raft sends again.
@@ -296,9 +299,19 @@ impl Peers {
             }
             return;
         }
+        if !matches!(message.body, Body::Append { .. }) {
+            io.send_with(connection, |out| {
+                proto::encode_message(out, message, sequence);
+            });
+            return;
+        }
+        let mut payload = None;
         io.send_with(connection, |out| {
-            proto::encode_message(out, message, sequence)
+            payload = self.appends.encode(out, message, sequence);
         });
+        if let Some(payload) = payload {
+            io.send(connection, payload);
+        }
     }
 
     fn send_hello_reply(&mut self, io: &mut Io, caller: Caller, reply: &HelloReply) {

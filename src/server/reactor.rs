@@ -4,9 +4,9 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
 use log::{debug, info};
 
+use crate::net::frame::Body;
 use crate::net::{CloseReason, ConnectionId, ConnectionMap, ConnectorId, Handler, Io, ListenerId};
 use crate::server::clients::Clients;
 use crate::server::peers::Peers;
@@ -79,11 +79,15 @@ impl Handler for Reactor {
         }
     }
 
-    fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, body: Bytes) {
+    fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, body: Body<'_>) {
         match (self.kinds.get(connection), &mut self.peers) {
-            (Some(Kind::Client), _) => self.clients.on_frame(io, connection, body),
-            (Some(Kind::Incoming), Some(peers)) => peers.on_request(io, connection, body),
-            (Some(Kind::Outgoing), Some(peers)) => peers.on_reply(io, connection, body),
+            (Some(Kind::Client), _) => self.clients.on_frame(io, connection, &body),
+            (Some(Kind::Incoming), Some(peers)) => {
+                peers.on_request(io, connection, body.into_bytes());
+            }
+            (Some(Kind::Outgoing), Some(peers)) => {
+                peers.on_reply(io, connection, body.into_bytes());
+            }
             _ => io.abort(connection),
         }
     }

@@ -17,7 +17,7 @@
 //! | [`linearizability`] | judges a history, of simulated or of real clusters |
 //!
 //! A run ends with a quiet phase: faults stop, and the cluster must converge to
-//! byte-identical stores. Imports the layers below L4, and never `server`.
+//! byte-identical stores. Imports the layers below L5, and never `server`.
 
 mod clients;
 mod cluster;

@@ -8,6 +8,7 @@ use super::recovery;
 use super::segment::{HEADER_BYTES, HeaderPage, SegmentHeader};
 use super::{Batch, BatchSeq, Recovered, Wal, WalError, WalOptions, summarize_segment};
 use crate::disk::{Disk, DiskEvent, SegmentId, SimDisk};
+use crate::mem::Buffer;
 use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
 
 const OPTIONS: WalOptions = WalOptions {
@@ -567,7 +568,7 @@ fn a_segment_of_a_newer_format_is_refused() {
     crc.update(&page[..12]);
     crc.update(&page[16..]);
     page[12..16].copy_from_slice(&crc.finalize().to_le_bytes());
-    world.disk.store(SegmentId(1), 0, page.into());
+    world.disk.store(SegmentId(1), 0, Buffer::from(&page[..]));
     world.disk.crash(&mut || 1);
     let error = world.recover().unwrap_err();
     assert!(matches!(error, WalError::Unsupported { .. }), "{error}");
@@ -699,7 +700,7 @@ fn a_segment_that_was_cut_short_is_refused() {
     world.disk = SimDisk::new();
     world.disk.create_segment(id, 8192, None);
     assert_eq!(world.disk.step(), Some(DiskEvent::SegmentReady(id)));
-    world.disk.store(id, 0, bytes.into());
+    world.disk.store(id, 0, Buffer::from(&bytes[..]));
     world.disk.crash(&mut || 1);
     let error = world.recover().unwrap_err();
     let WalError::Corrupt { offset_bytes, .. } = error else {

@@ -388,7 +388,7 @@ impl Wal {
                 Record::Truncate(_) => {}
             }
         }
-        disk.store(active.id, start, buffer.freeze());
+        disk.store(active.id, start, buffer);
     }
 
     /// Begins the next segment, if it is there and may be begun; `needed` is the length

@@ -1,430 +1,203 @@
-//! Closed-loop load on a cluster: so many connections to the leader, so many requests
-//! in flight on each, the next as soon as one is answered.
+//! Load on a cluster, closed or open loop, and what came of it.
 //!
-//! Built on the project's own client code and event loop, in one thread. What it
-//! measures of the servers (CPU, syncs) it takes from the processes' own accounts.
+//! Built on the project's own client code and event loop, in few threads: it shares the
+//! machine with the servers as often as not.
+//!
+//! | file | concern |
+//! |---|---|
+//! | `args.rs` | the command line, and the plan that it comes to |
+//! | `workload.rs`, `keys.rs` | which operations, on which keys, with which values |
+//! | `schedule.rs` | when an open loop is meant to send |
+//! | `lane.rs` | one connection: its name, what it has in flight |
+//! | `load.rs` | the handler of the event loop: sends, takes answers, follows the leader |
+//! | `tally.rs` | what is counted |
+//! | `accounts.rs` | what the run costs the processes |
+//! | `run.rs` | one run: the threads, and what they have counted put together |
+//! | `report.rs`, `plot.rs` | results: text, JSON, percentile table, SVG |
 
-use std::collections::HashMap;
-use std::io::{IsTerminal as _, Write as _};
-use std::net::SocketAddr;
+mod accounts;
+mod args;
+mod keys;
+mod lane;
+mod load;
+mod plot;
+mod report;
+mod run;
+mod schedule;
+mod tally;
+mod workload;
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use clap::{Parser, ValueEnum};
-use hdrhistogram::Histogram;
-use raftkv::client::protocol::{self, Answer, Identity, Operation};
-use raftkv::client::{Outcome, status_of};
-use raftkv::config::Cluster;
-use raftkv::net::{
-    CloseReason, ConnectionId, ConnectorId, EventLoop, Handler, Io, Options, TimerId,
-};
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use clap::Parser as _;
 
-/// Closed-loop load on the leader of a cluster, and what it costs
-#[derive(Clone, Debug, Parser)]
-#[command(version)]
-struct Args {
-    /// Client addresses of nodes; the leader among them is loaded [default: the default cluster]
-    #[arg(long = "addr", value_name = "HOST:PORT")]
-    addrs: Vec<SocketAddr>,
-    /// What is asked for
-    #[arg(long, value_enum, default_value = "update")]
-    op: Op,
-    /// Connections
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=16_000))]
-    connections: u32,
-    /// Requests in flight on each
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pipeline: u32,
-    /// How long is measured
-    #[arg(long, default_value_t = 5.0)]
-    seconds: f64,
-    /// How long before that is not measured
-    #[arg(long, default_value_t = 1.0)]
-    warm_up: f64,
-    /// Keys, of 16 bytes, drawn evenly
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
-    keys: u64,
-    /// Bytes of a value
-    #[arg(long, default_value_t = 100)]
-    value_bytes: usize,
-    /// Processes whose CPU time is counted, the leader's first
-    #[arg(long = "server-pid", value_name = "PID")]
-    pids: Vec<u32>,
-    /// One line of JSON instead of the table
-    #[arg(long)]
-    json: bool,
-}
+use crate::accounts::cpu_seconds;
+use crate::args::{Cli, JsonTarget, Loads, Plan, Targets};
+use crate::run::{Measured, run};
 
-/// Longer latencies count as this: a minute.
-const LATENCY_NS_MAX: u64 = 60_000_000_000;
+const NOT_WRITTEN: u8 = 1;
+const WRONG_USAGE: u8 = 2;
+const NOT_REACHED: u8 = 3;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Op {
-    /// Inserts or overwrites
-    Update,
-    /// Linearizable reads
-    Get,
-    /// Half of each
-    Mixed,
+/// Why the program ends early: what to say on stderr, and the exit code.
+struct End(String, u8);
+
+impl End {
+    fn not_written(path: &Path, error: &io::Error) -> End {
+        End(
+            format!("cannot write {}: {error}", path.display()),
+            NOT_WRITTEN,
+        )
+    }
 }
 
 fn main() -> ExitCode {
-    let mut args = Args::parse();
-    if args.addrs.is_empty() {
-        args.addrs = Cluster::default()
-            .members()
-            .iter()
-            .map(|m| m.client)
-            .collect();
-    }
-    match bench(&args) {
-        Ok(result) => {
-            if args.json {
-                println!("{}", result.json(&args));
-            } else {
-                println!("{}", result.line(&args));
-            }
-            ExitCode::SUCCESS
-        }
-        Err(reason) => {
-            eprintln!("raft_bench: {reason}");
-            ExitCode::from(3)
+    // Wrong options end it here, with code 2.
+    let cli = Cli::parse();
+    match bench(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(End(reason, code)) => {
+            // Whom should a failure to print be told? The exit code remains.
+            let _ = writeln!(io::stderr(), "raft_bench: {reason}");
+            ExitCode::from(code)
         }
     }
 }
 
-/// What a run came to.
-struct Measured {
-    seconds: f64,
-    latency_ns: Histogram<u64>,
-    errors: u64,
-    syncs: u64,
-    /// CPU seconds of each server process.
-    servers: Vec<f64>,
-    /// CPU seconds of this process.
-    own: f64,
-}
-
-impl Measured {
-    fn per_second(&self) -> f64 {
-        self.latency_ns.len() as f64 / self.seconds
+fn bench(cli: Cli) -> Result<(), End> {
+    let usage = |reason| End(reason, WRONG_USAGE);
+    let (plan, loads, targets) = cli.checked().map_err(usage)?;
+    for pid in &plan.pids {
+        cpu_seconds(*pid).map_err(|e| End(format!("no process {pid}: {e}"), WRONG_USAGE))?;
     }
-
-    fn micros(&self, quantile: f64) -> f64 {
-        self.latency_ns.value_at_quantile(quantile) as f64 / 1e3
+    // A connection each. Where the system allows fewer, connects fail and are counted.
+    let _ = raftkv::net::raise_fd_limit();
+    let mut results = Results::open(&plan, &targets)?;
+    match loads {
+        Loads::Closed => results.single(&measure(&plan, None)?)?,
+        Loads::Open(rate) => results.single(&measure(&plan, Some(rate))?)?,
+        Loads::Sweep(rates) => results.sweep(&rates)?,
     }
-
-    /// CPU microseconds for each operation.
-    fn cost(&self, seconds: f64) -> f64 {
-        seconds * 1e6 / (self.latency_ns.len().max(1) as f64)
-    }
-
-    fn line(&self, args: &Args) -> String {
-        let servers: f64 = self.servers.iter().sum();
-        format!(
-            "{:?} connections={} pipeline={}: {:.0}/s p50={:.0} us p99={:.0} us p99.9={:.0} us \
-             max={:.0} us errors={} operations/sync={:.1} \
-             cpu/operation: leader {:.1} us, servers {:.1} us, generator {:.1} us",
-            args.op,
-            args.connections,
-            args.pipeline,
-            self.per_second(),
-            self.micros(0.5),
-            self.micros(0.99),
-            self.micros(0.999),
-            self.micros(1.0),
-            self.errors,
-            self.latency_ns.len() as f64 / self.syncs.max(1) as f64,
-            self.cost(self.servers.first().copied().unwrap_or(0.0)),
-            self.cost(servers),
-            self.cost(self.own),
-        )
-    }
-
-    fn json(&self, args: &Args) -> String {
-        let servers: f64 = self.servers.iter().sum();
-        serde_json::json!({
-            "op": format!("{:?}", args.op).to_lowercase(),
-            "connections": args.connections,
-            "pipeline": args.pipeline,
-            "value_bytes": args.value_bytes,
-            "keys": args.keys,
-            "seconds": self.seconds,
-            "operations": self.latency_ns.len(),
-            "per_second": self.per_second(),
-            "p50_us": self.micros(0.5),
-            "p99_us": self.micros(0.99),
-            "p999_us": self.micros(0.999),
-            "max_us": self.micros(1.0),
-            "errors": self.errors,
-            "leader_syncs": self.syncs,
-            "leader_cpu_us": self.cost(self.servers.first().copied().unwrap_or(0.0)),
-            "servers_cpu_us": self.cost(servers),
-            "generator_cpu_us": self.cost(self.own),
-        })
-        .to_string()
-    }
+    Ok(())
 }
 
-fn bench(args: &Args) -> Result<Measured, String> {
-    let leader = find_leader(&args.addrs)?;
-    let mut event_loop = EventLoop::new(Options::default()).map_err(|e| e.to_string())?;
-    let mut load = Load::new(args.clone(), leader)?;
-    event_loop.run(&mut load).map_err(|e| e.to_string())?;
-    load.finish()
+fn measure(plan: &Plan, rate: Option<f64>) -> Result<Measured, End> {
+    run(plan, rate).map_err(|reason| End(reason, NOT_REACHED))
 }
 
-fn find_leader(addrs: &[SocketAddr]) -> Result<SocketAddr, String> {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
-        let nodes = status_of(addrs, Duration::from_secs(1));
-        let leader = nodes
-            .iter()
-            .find(|node| node.status.as_ref().is_ok_and(|s| s.role == "leader"));
-        if let Some(leader) = leader {
-            return Ok(leader.addr);
-        }
-        if Instant::now() > deadline {
-            return Err("no leader found; is the cluster running?".to_owned());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+/// Where results go. The files are made before the run: better a bad path is known then
+/// than after an hour.
+struct Results<'a> {
+    plan: &'a Plan,
+    targets: &'a Targets,
+    json: Option<File>,
+    svg: Option<File>,
+    hdr: Option<File>,
 }
 
-fn syncs_of(leader: SocketAddr) -> Result<u64, String> {
-    let nodes = status_of(&[leader], Duration::from_secs(5));
-    nodes[0]
-        .status
-        .as_ref()
-        .map(|status| status.syncs)
-        .map_err(Clone::clone)
-}
-
-/// CPU seconds that a process has used, user and system.
-fn cpu_seconds(pid: u32) -> Result<f64, String> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or("")
-        .split_whitespace()
-        .collect();
-    let ticks = |place: usize| fields.get(place).and_then(|f| f.parse::<f64>().ok());
-    let (Some(user), Some(system)) = (ticks(11), ticks(12)) else {
-        return Err(format!("{path}: not understood"));
-    };
-    Ok((user + system) / rustix::param::clock_ticks_per_second() as f64)
-}
-
-/// The accounts at one moment.
-struct Accounts {
-    at: Instant,
-    syncs: u64,
-    servers: Vec<f64>,
-    own: f64,
-}
-
-impl Accounts {
-    fn take(args: &Args, leader: SocketAddr) -> Result<Accounts, String> {
-        Ok(Accounts {
-            at: Instant::now(),
-            syncs: syncs_of(leader)?,
-            servers: args
-                .pids
-                .iter()
-                .map(|pid| cpu_seconds(*pid))
-                .collect::<Result<_, _>>()?,
-            own: cpu_seconds(std::process::id())?,
-        })
-    }
-}
-
-/// One connection.
-struct Lane {
-    uuid: String,
-    next_sequence: u64,
-    in_flight: HashMap<u64, (Operation, Instant)>,
-}
-
-/// The load, as the handler of an event loop.
-struct Load {
-    args: Args,
-    leader: SocketAddr,
-    value: Bytes,
-    rng: StdRng,
-    lanes: HashMap<ConnectionId, Lane>,
-    latency_ns: Histogram<u64>,
-    errors: u64,
-    begin: Option<TimerId>,
-    end: Option<TimerId>,
-    progress: Option<TimerId>,
-    first: Option<Accounts>,
-    last: Option<Accounts>,
-    failure: Option<String>,
-}
-
-impl Load {
-    fn new(args: Args, leader: SocketAddr) -> Result<Load, String> {
-        let mut rng = StdRng::seed_from_u64(1);
-        let value: Vec<u8> = (0..args.value_bytes).map(|_| rng.random()).collect();
-        Ok(Load {
-            leader,
-            value: value.into(),
-            rng,
-            lanes: HashMap::new(),
-            latency_ns: Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3)
-                .map_err(|e| e.to_string())?,
-            errors: 0,
-            begin: None,
-            end: None,
-            progress: None,
-            first: None,
-            last: None,
-            failure: None,
-            args,
+impl<'a> Results<'a> {
+    fn open(plan: &'a Plan, targets: &'a Targets) -> Result<Results<'a>, End> {
+        let create = |path: Option<&Path>| {
+            path.map(|path| File::create(path).map_err(|e| End::not_written(path, &e)))
+                .transpose()
+        };
+        let json = match &targets.json {
+            Some(JsonTarget::File(path)) => create(Some(path))?,
+            Some(JsonTarget::Stdout) | None => None,
+        };
+        Ok(Results {
+            plan,
+            targets,
+            json,
+            svg: create(targets.svg.as_deref())?,
+            hdr: create(targets.hdr.as_deref())?,
         })
     }
 
-    fn finish(self) -> Result<Measured, String> {
-        if let Some(failure) = self.failure {
-            return Err(failure);
+    fn is_for_people(&self) -> bool {
+        self.targets.json != Some(JsonTarget::Stdout)
+    }
+
+    fn single(&mut self, measured: &Measured) -> Result<(), End> {
+        if self.is_for_people() {
+            print(&report::text(self.plan, measured))?;
         }
-        let (Some(first), Some(last)) = (self.first, self.last) else {
-            return Err("ended before anything was measured".to_owned());
-        };
-        Ok(Measured {
-            seconds: (last.at - first.at).as_secs_f64(),
-            latency_ns: self.latency_ns,
-            errors: self.errors,
-            syncs: last.syncs - first.syncs,
-            servers: last
-                .servers
-                .iter()
-                .zip(&first.servers)
-                .map(|(b, a)| b - a)
-                .collect(),
-            own: last.own - first.own,
-        })
-    }
-
-    fn fail(&mut self, io: &mut Io, why: String) {
-        self.failure.get_or_insert(why);
-        io.stop();
-    }
-
-    fn send_next(&mut self, io: &mut Io, connection: ConnectionId) {
-        let key = Bytes::from(format!("{:016}", self.rng.random_range(0..self.args.keys)));
-        let write = match self.args.op {
-            Op::Update => true,
-            Op::Get => false,
-            Op::Mixed => self.rng.random_bool(0.5),
-        };
-        let operation = if write {
-            Operation::Update {
-                key,
-                value: self.value.clone(),
-            }
-        } else {
-            Operation::Get { key }
-        };
-        let Some(lane) = self.lanes.get_mut(&connection) else {
-            return;
-        };
-        let sequence = lane.next_sequence;
-        lane.next_sequence += 1;
-        let identity = Identity::Uuid(lane.uuid.clone());
-        io.send_with(connection, |out| {
-            protocol::encode_operation(out, sequence, &operation, &identity);
-        });
-        lane.in_flight.insert(sequence, (operation, Instant::now()));
-    }
-
-    fn take_answer(&mut self, connection: ConnectionId, body: Bytes) -> Result<(), String> {
-        let reply = protocol::decode_reply(body).map_err(|e| e.to_string())?;
-        let lane = self
-            .lanes
-            .get_mut(&connection)
-            .ok_or("an answer on no connection")?;
-        let (operation, sent) = lane
-            .in_flight
-            .remove(&reply.sequence_id)
-            .ok_or("an answer that nobody asked for")?;
-        let measured = self.first.is_some();
-        match protocol::decode_answer(&operation, reply.payload)? {
-            Answer::Redirect(to) => return Err(format!("the leader has changed: {to}")),
-            _ if !measured => {}
-            Answer::Outcome(Outcome::Done | Outcome::Value(_) | Outcome::NotFound) => {
-                let nanos = u64::try_from(sent.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                self.latency_ns.saturating_record(nanos);
-            }
-            _ => self.errors += 1,
+        self.write_json(measured)?;
+        if let (Some(file), Some(path)) = (&mut self.hdr, &self.targets.hdr) {
+            let mut out = io::BufWriter::new(file);
+            let written = report::write_hdr(&mut out, &measured.total).and_then(|()| out.flush());
+            written.map_err(|e| End::not_written(path, &e))?;
         }
-        Ok(())
+        self.write_svg(&plot::over_time(self.plan, measured))?;
+        answered(measured)
+    }
+
+    fn sweep(&mut self, rates: &[f64]) -> Result<(), End> {
+        if self.is_for_people() {
+            print(&report::sweep_head(self.plan))?;
+        }
+        let mut steps = Vec::new();
+        let mut end = Ok(());
+        for rate in rates {
+            let measured = match measure(self.plan, Some(*rate)) {
+                Ok(measured) => measured,
+                Err(reason) => {
+                    end = Err(reason);
+                    break;
+                }
+            };
+            if self.is_for_people() {
+                print(&report::sweep_line(&measured))?;
+            }
+            self.write_json(&measured)?;
+            steps.push(measured);
+        }
+        // What has been measured is not lost with what has not.
+        self.write_svg(&plot::against_load(self.plan, &steps))?;
+        end.and_then(|()| steps.iter().try_for_each(answered))
+    }
+
+    fn write_json(&mut self, measured: &Measured) -> Result<(), End> {
+        let line = |measured| report::json(self.plan, measured);
+        match (&self.targets.json, &mut self.json) {
+            (Some(JsonTarget::Stdout), _) => print(&line(measured)),
+            (Some(JsonTarget::File(path)), Some(file)) => {
+                writeln!(file, "{}", line(measured)).map_err(|e| End::not_written(path, &e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn write_svg(&mut self, svg: &str) -> Result<(), End> {
+        let (Some(file), Some(path)) = (&mut self.svg, &self.targets.svg) else {
+            return Ok(());
+        };
+        file.write_all(svg.as_bytes())
+            .map_err(|e| End::not_written(path, &e))
     }
 }
 
-impl Handler for Load {
-    fn on_start(&mut self, io: &mut Io) {
-        for _ in 0..self.args.connections {
-            io.connect(self.leader);
-        }
-        let now = Instant::now();
-        let begin = now + Duration::from_secs_f64(self.args.warm_up);
-        self.begin = Some(io.set_timer(begin));
-        self.end = Some(io.set_timer(begin + Duration::from_secs_f64(self.args.seconds)));
-        self.progress = Some(io.set_timer(now + Duration::from_secs(1)));
+/// A cluster that has answered nothing was not measured.
+fn answered(measured: &Measured) -> Result<(), End> {
+    if measured.total.answered() > 0 {
+        return Ok(());
     }
+    Err(End(
+        "the cluster has answered nothing".to_owned(),
+        NOT_REACHED,
+    ))
+}
 
-    fn on_connected(&mut self, io: &mut Io, _connector: ConnectorId, connection: ConnectionId) {
-        let lane = Lane {
-            uuid: uuid::Uuid::new_v4().to_string(),
-            next_sequence: 1,
-            in_flight: HashMap::new(),
-        };
-        self.lanes.insert(connection, lane);
-        for _ in 0..self.args.pipeline {
-            self.send_next(io, connection);
+/// Prints a line to stdout; a reader that has gone away had enough.
+fn print(line: &str) -> Result<(), End> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(End(format!("cannot print the result: {e}"), NOT_WRITTEN))
         }
-    }
-
-    fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, body: Bytes) {
-        match self.take_answer(connection, body) {
-            Ok(()) => self.send_next(io, connection),
-            Err(why) => self.fail(io, why),
-        }
-    }
-
-    fn on_close(&mut self, io: &mut Io, connection: ConnectionId, reason: CloseReason) {
-        if self.lanes.remove(&connection).is_some() {
-            self.fail(io, format!("the leader has closed a connection: {reason}"));
-        }
-    }
-
-    fn on_timer(&mut self, io: &mut Io, timer: TimerId) {
-        if self.progress == Some(timer) {
-            if std::io::stderr().is_terminal() {
-                eprint!("\r{} answers …", self.latency_ns.len());
-                let _ = std::io::stderr().flush();
-            }
-            self.progress = Some(io.set_timer(Instant::now() + Duration::from_secs(1)));
-            return;
-        }
-        let accounts = match Accounts::take(&self.args, self.leader) {
-            Ok(accounts) => accounts,
-            Err(why) => return self.fail(io, why),
-        };
-        if self.begin == Some(timer) {
-            self.first = Some(accounts);
-        } else if self.end == Some(timer) {
-            if std::io::stderr().is_terminal() {
-                eprint!("\r");
-            }
-            self.last = Some(accounts);
-            io.stop();
-        }
+        _ => Ok(()),
     }
 }

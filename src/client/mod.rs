@@ -17,13 +17,15 @@
 //! whether the call may be repeated.
 //!
 //! `protocol` builds requests and understands answers without any I/O, for programs
-//! that have an event loop of their own; `connection` is the blocking socket;
+//! that have an event loop of their own; `request` is its fast way for programs that
+//! send many; `connection` is the blocking socket;
 //! [`status_of`] asks many nodes at once.
 
 mod blocking;
 mod connection;
 mod error;
 pub mod protocol;
+pub mod request;
 mod status;
 
 pub use blocking::{Client, ClientOptions};

@@ -10,17 +10,15 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::client::ClientError;
+use crate::client::request::{Request, RequestEncoder};
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::mem::Buffer;
 use crate::net::envelope::{EnvelopeError, decode_envelope, encode_call};
 use crate::pb::kv_operation_response::{Data, StatusCode};
-use crate::pb::{
-    ErrorCode, KvOperationRequest, KvOperationResponse, Meta, OperationType, Session,
-    StatusRequest, StatusResponse,
-};
+use crate::pb::{ErrorCode, KvOperationResponse, OperationType, StatusRequest, StatusResponse};
 
-const KV_SERVICE: &str = "KVOperationService";
-const KV_METHOD: &str = "Execute";
+pub(super) const KV_SERVICE: &str = "KVOperationService";
+pub(super) const KV_METHOD: &str = "Execute";
 const STATUS_SERVICE: &str = "StatusService";
 const STATUS_METHOD: &str = "Get";
 
@@ -56,14 +54,23 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// What it is called on the wire.
+    #[must_use]
+    pub fn kind(&self) -> OperationType {
+        match self {
+            Operation::Put { .. } => OperationType::Put,
+            Operation::Update { .. } => OperationType::Update,
+            Operation::Get { .. } => OperationType::Get,
+            Operation::Remove { .. } => OperationType::Delete,
+            Operation::OpenSession => OperationType::OpenSession,
+        }
+    }
+
     /// Whether it changes data, so that it matters whether it was applied. A session
     /// that was opened in vain is forgotten in time.
     #[must_use]
     pub fn is_write(&self) -> bool {
-        match self {
-            Operation::Put { .. } | Operation::Update { .. } | Operation::Remove { .. } => true,
-            Operation::Get { .. } | Operation::OpenSession => false,
-        }
+        is_write(self.kind())
     }
 
     /// Whether a node would take it.
@@ -155,42 +162,15 @@ pub struct Reply {
 /// Appends a frame with `operation`. Each call has a sequence id of its own, the
 /// same when it is repeated; a write without an [`Identity`] of its own is named by
 /// (uuid, sequence id). `operation` must have passed [`Operation::check`].
+///
+/// A program that sends many keeps a [`RequestEncoder`].
 pub fn encode_operation(
     out: &mut Buffer,
     sequence_id: u64,
     operation: &Operation,
     identity: &Identity,
 ) {
-    let (kind, key, value) = match operation {
-        Operation::Put { key, value } => (OperationType::Put, key.clone(), value.clone()),
-        Operation::Update { key, value } => (OperationType::Update, key.clone(), value.clone()),
-        Operation::Get { key } => (OperationType::Get, key.clone(), Bytes::new()),
-        Operation::Remove { key } => (OperationType::Delete, key.clone(), Bytes::new()),
-        Operation::OpenSession => (OperationType::OpenSession, Bytes::new(), Bytes::new()),
-    };
-    let (meta, session) = match identity {
-        Identity::Uuid(uuid) => (Some(Meta { uuid: uuid.clone() }), None),
-        &Identity::Session {
-            id,
-            sequence,
-            acked_below,
-        } => (
-            None,
-            Some(Session {
-                id,
-                sequence,
-                acked_below,
-            }),
-        ),
-    };
-    let request = KvOperationRequest {
-        r#type: kind as i32,
-        meta,
-        key,
-        value,
-        session,
-    };
-    encode_call(out, KV_SERVICE, KV_METHOD, sequence_id, &request);
+    RequestEncoder::default().encode(out, sequence_id, &Request::new(operation, identity));
 }
 
 /// Appends a frame that asks a node for its status.
@@ -212,27 +192,43 @@ pub fn decode_reply(body: Bytes) -> Result<Reply, EnvelopeError> {
     })
 }
 
+fn is_write(kind: OperationType) -> bool {
+    match kind {
+        OperationType::Put | OperationType::Update | OperationType::Delete => true,
+        OperationType::Get | OperationType::OpenSession => false,
+    }
+}
+
 /// Understands the answer to `operation`.
 ///
 /// # Errors
 ///
 /// It makes no sense; whether something was done is not known.
 pub fn decode_answer(operation: &Operation, payload: Bytes) -> Result<Answer, &'static str> {
+    decode_answer_to(operation.kind(), payload)
+}
+
+/// Understands the answer to an operation of this kind: all that has to be known of it.
+///
+/// # Errors
+///
+/// As [`decode_answer`].
+pub fn decode_answer_to(kind: OperationType, payload: Bytes) -> Result<Answer, &'static str> {
     let response = KvOperationResponse::decode(payload).map_err(|_| "an undecodable answer")?;
     let status = StatusCode::try_from(response.status_code).map_err(|_| "an unknown status")?;
-    Ok(match (status, operation) {
-        (StatusCode::Success, Operation::Get { .. }) => Answer::Outcome(match response.data {
+    Ok(match (status, kind) {
+        (StatusCode::Success, OperationType::Get) => Answer::Outcome(match response.data {
             Some(Data::Payload(value)) => Outcome::Value(value),
             _ => Outcome::Value(Bytes::new()),
         }),
-        (StatusCode::Created | StatusCode::Success, Operation::OpenSession) => {
+        (StatusCode::Created | StatusCode::Success, OperationType::OpenSession) => {
             match response.session_id {
                 0 => return Err("a session without an id"),
                 id => Answer::Outcome(Outcome::Session(id)),
             }
         }
-        (StatusCode::Created, operation) if operation.is_write() => Answer::Outcome(Outcome::Done),
-        (StatusCode::NotFound, Operation::Get { .. } | Operation::Remove { .. }) => {
+        (StatusCode::Created, kind) if is_write(kind) => Answer::Outcome(Outcome::Done),
+        (StatusCode::NotFound, OperationType::Get | OperationType::Delete) => {
             Answer::Outcome(Outcome::NotFound)
         }
         (StatusCode::Redirect, _) => match response.data {

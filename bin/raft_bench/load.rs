@@ -11,6 +11,7 @@ use crossbeam_channel::Sender;
 use raftkv::client::ClientError;
 use raftkv::client::protocol::{self, Answer, Outcome};
 use raftkv::client::request::{Request, RequestEncoder};
+use raftkv::net::frame::Body;
 use raftkv::net::{CloseReason, ConnectionId, ConnectorId, Handler, Io, TimerId};
 use raftkv::pb::OperationType;
 
@@ -441,11 +442,11 @@ impl Handler for Load {
         self.depart(io, lane);
     }
 
-    fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, body: Bytes) {
+    fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, body: Body<'_>) {
         let Some(lane) = self.lane_of(connection) else {
             return;
         };
-        if self.take_answer(io, lane, body).is_err() {
+        if self.take_answer(io, lane, body.into_bytes()).is_err() {
             // What else it sends cannot be trusted; its end comes to `on_close`.
             io.abort(connection);
         }

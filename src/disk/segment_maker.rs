@@ -9,6 +9,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -25,6 +26,9 @@ const WRITE_BYTES: usize = 4096;
 /// How much is written before it is brought to the disk, so that the log's own syncs
 /// never wait behind a long queue.
 const FLUSH_BYTES: u64 = 1 << 20;
+/// How much is asked for at a time when a segment is read. More than the device takes
+/// in one piece the kernel would cut off, not split.
+const READ_BYTES: u64 = 128 << 10;
 pub(super) const QUEUE_MAX: usize = 1024;
 
 /// What the maker is asked to do, in order.
@@ -134,6 +138,7 @@ impl SegmentMaker {
             Err(error) => return Err(error),
         };
         drop_from_cache(&file)?;
+        read_into_small_folios(&file, len)?;
         let map = SegmentMap::new(&file, len)?;
         if map.populate().is_err() {
             // It has sectors that cannot be read: no place for a log.
@@ -145,6 +150,19 @@ impl SegmentMaker {
         sync_directory(&self.dir)?;
         Ok(map)
     }
+}
+
+/// Has a file that is not in the page cache read into it, many pages at a time, each of
+/// which stays a folio of its own. Readahead on a fault or a read would make large folios,
+/// and faults without it would wait for the device once for each page: with 16 MiB that is
+/// long enough for a busy log to fill the segment before.
+fn read_into_small_folios(file: &File, len: u64) -> io::Result<()> {
+    let mut at = 0;
+    while let Some(chunk) = NonZeroU64::new((len - at).min(READ_BYTES)) {
+        rustix::fs::fadvise(file, at, Some(chunk), Advice::WillNeed)?;
+        at += chunk.get();
+    }
+    Ok(())
 }
 
 /// Brings a file to the device and drops it from the page cache: what is read of it

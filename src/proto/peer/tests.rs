@@ -127,7 +127,7 @@ proptest! {
             let request = decode_request(NodeId(0), NodeId(1), method.as_bytes(), 0, bytes);
             if let Ok(Message { body: Body::Append { prev, entries, .. }, .. }) = request {
                 let mut last = prev;
-                for entry in entries {
+                for entry in entries.iter() {
                     prop_assert_eq!(entry.id.index, last.index.next());
                     last = entry.id;
                 }

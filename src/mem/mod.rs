@@ -40,6 +40,7 @@
 // What leads to malloc leaves the tiers to their own tests.
 #![cfg_attr(any(mem_passthrough, loom, miri), allow(dead_code))]
 
+mod block;
 mod buffer;
 mod central_cache;
 #[cfg(not(loom))]
@@ -65,6 +66,7 @@ use passthrough as backend;
 #[cfg(not(any(mem_passthrough, loom, miri)))]
 use process as backend;
 
+pub use block::{Block, HUGE_PAGE_BYTES};
 pub use buffer::Buffer;
 pub use pool::{Pool, stats, trim};
 pub use stats::Stats;

@@ -51,6 +51,7 @@ mod page_map;
 #[cfg(any(mem_passthrough, loom, miri))]
 mod passthrough;
 mod pool;
+mod prefetch;
 #[cfg(not(any(mem_passthrough, loom, miri)))]
 mod process;
 mod size_class;
@@ -69,6 +70,7 @@ use process as backend;
 pub use block::{Block, HUGE_PAGE_BYTES};
 pub use buffer::Buffer;
 pub use pool::{Pool, stats, trim};
+pub use prefetch::prefetch;
 pub use stats::Stats;
 
 #[cfg(all(test, loom))]

@@ -6,7 +6,8 @@
 //!
 //! - [`command`]: what an entry asks for, and its bytes in the log
 //! - [`state_machine`]: applies entries; store, sessions and position move together
-//! - [`sessions`]: remembers answers, so that a repeated write is applied once
+//! - [`sessions`]: remembers answers, so that a repeated write is applied once;
+//!   those of `implicit` sessions are in a table of their own
 //! - [`skiplist`], of `node`s and `row`s of links in the memory of `slab`: the ordered
 //!   store
 //! - [`snapshot`]: the file format of a state; `walk` takes one beside writes,
@@ -18,6 +19,7 @@
 
 mod codec;
 pub mod command;
+mod implicit;
 mod node;
 mod outcome;
 pub mod restore;

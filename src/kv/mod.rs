@@ -6,8 +6,10 @@
 //!
 //! - [`command`]: what an entry asks for, and its bytes in the log
 //! - [`state_machine`]: applies entries; store, sessions and position move together
-//! - [`sessions`]: remembers answers, so that a repeated write is applied once
-//! - [`skiplist`], of `node`s in the memory of `slab`: the ordered store
+//! - [`sessions`]: remembers answers, so that a repeated write is applied once;
+//!   those of `implicit` sessions are in a table of their own
+//! - [`skiplist`], of `node`s and `row`s of links in the memory of `slab`: the ordered
+//!   store
 //! - [`snapshot`]: the file format of a state; `walk` takes one beside writes,
 //!   [`restore`] reads it back
 //!
@@ -17,9 +19,11 @@
 
 mod codec;
 pub mod command;
+mod implicit;
 mod node;
 mod outcome;
 pub mod restore;
+mod row;
 pub mod sessions;
 pub mod skiplist;
 mod slab;
@@ -34,6 +38,6 @@ pub use sessions::SessionLimits;
 pub use snapshot::SnapshotStep;
 pub use state_machine::StateMachine;
 
-/// Where the store's memory comes from: slabs of 1 MiB, and one block for each
+/// Where the store's memory comes from: slabs of 2 MiB, and one block for each
 /// value of more than 1 KiB.
 pub type StoreAlloc = crate::mem::Pool;

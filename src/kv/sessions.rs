@@ -5,19 +5,18 @@
 //!
 //! - *Implicit*: (client, sequence) → answer, for [`SessionLimits::implicit_window`]
 //!   entries of the log. The original's client makes a new uuid for each command,
-//!   so these are many and tiny: 32 bytes in log order, found through a hash index
-//!   whose order nobody sees.
+//!   so these are many and tiny: see `implicit`.
 //! - *Explicit*: opened through the log, with a window of answers above what the
 //!   client has acknowledged (thesis §6.3, "linearizable semantics").
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::hash::{BuildHasher, RandomState};
-
-use hashbrown::HashTable;
 
 use super::command::{ClientId, Identity};
+use super::implicit::{ImplicitHash, ImplicitSessions};
 use super::outcome::Outcome;
 use crate::limits;
+
+pub(super) use super::implicit::ImplicitRecord;
 
 /// How much is remembered. All replicas must use the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,50 +40,6 @@ impl Default for SessionLimits {
             idle_entries: limits::SESSION_IDLE_ENTRIES,
             window: limits::SESSION_WINDOW,
         }
-    }
-}
-
-/// The answer of one implicit session.
-///
-/// Four words, because there are [`SessionLimits::implicit_window`] of them: the
-/// last holds the log index above the outcome's code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ImplicitRecord {
-    client: [u64; 2],
-    sequence: u64,
-    index_and_code: u64,
-}
-
-impl ImplicitRecord {
-    pub(super) fn new(client: ClientId, sequence: u64, index: u64, code: u8) -> ImplicitRecord {
-        assert!(index < 1 << 56, "log index {index} leaves room for a code");
-        ImplicitRecord {
-            client: [(client.0 >> 64) as u64, client.0 as u64],
-            sequence,
-            index_and_code: index << 8 | u64::from(code),
-        }
-    }
-
-    pub(super) fn client(&self) -> ClientId {
-        ClientId(u128::from(self.client[0]) << 64 | u128::from(self.client[1]))
-    }
-
-    pub(super) fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
-    /// Where in the log the write was applied.
-    pub(super) fn index(&self) -> u64 {
-        self.index_and_code >> 8
-    }
-
-    /// See [`Outcome::to_code`].
-    pub(super) fn code(&self) -> u8 {
-        self.index_and_code as u8
-    }
-
-    fn key(&self) -> (u128, u64) {
-        (self.client().0, self.sequence)
     }
 }
 
@@ -112,11 +67,19 @@ impl ExplicitSession {
     }
 }
 
+/// A write that is to be applied, until its answer is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Admitted {
+    identity: Identity,
+    /// Of an implicit identity.
+    hash: Option<ImplicitHash>,
+}
+
 /// Whether a write is to be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
     /// It was not seen before.
-    Apply,
+    Apply(Admitted),
     /// This is its answer, and nothing is to be done.
     Answer(Outcome),
 }
@@ -125,13 +88,7 @@ pub(super) enum Admission {
 #[derive(Debug)]
 pub(super) struct Sessions {
     limits: SessionLimits,
-    /// In log order.
-    implicit: VecDeque<ImplicitRecord>,
-    /// How many records have left `implicit` at the front, modulo 2^32.
-    implicit_dropped: u32,
-    /// Numbers of records: their place in `implicit` plus `implicit_dropped`.
-    implicit_index: HashTable<u32>,
-    hasher: RandomState,
+    implicit: ImplicitSessions,
     explicit: BTreeMap<u64, ExplicitSession>,
     /// (`last_used`, id) of each explicit session: the longest idle first.
     idle_order: BTreeSet<(u64, u64)>,
@@ -153,10 +110,7 @@ impl Sessions {
         );
         Sessions {
             limits,
-            implicit: VecDeque::new(),
-            implicit_dropped: 0,
-            implicit_index: HashTable::new(),
-            hasher: RandomState::new(),
+            implicit: ImplicitSessions::new(),
             explicit: BTreeMap::new(),
             idle_order: BTreeSet::new(),
         }
@@ -178,17 +132,11 @@ impl Sessions {
 
     /// Forgets what is too old for the entry at `index`; called for every entry.
     pub(super) fn expire(&mut self, index: u64) {
-        while let Some(oldest) = self.implicit.front().copied() {
+        while let Some(oldest) = self.implicit.front() {
             if oldest.index().saturating_add(self.limits.implicit_window) > index {
                 break;
             }
-            let (number, hash) = (self.implicit_dropped, self.hash(oldest.key()));
-            self.implicit_index
-                .find_entry(hash, |&found| found == number)
-                .expect("every record is in the index")
-                .remove();
-            self.implicit.pop_front();
-            self.implicit_dropped = self.implicit_dropped.wrapping_add(1);
+            self.implicit.drop_front();
         }
         while let Some(&(last_used, id)) = self.idle_order.first() {
             if last_used.saturating_add(self.limits.idle_entries) > index {
@@ -220,50 +168,69 @@ impl Sessions {
 
     /// Whether the write of the entry at `index` is new.
     pub(super) fn admit(&mut self, identity: Identity, index: u64) -> Admission {
+        let mut admitted = Admitted {
+            identity,
+            hash: None,
+        };
         match identity {
-            Identity::None => Admission::Apply,
+            Identity::None => {}
             Identity::Implicit { client, sequence } => {
-                match self.find_implicit((client.0, sequence)) {
-                    None => Admission::Apply,
-                    Some(record) => Admission::Answer(known_outcome(record.code())),
+                let hash = self.implicit.hash(client, sequence);
+                if let Some(record) = self.implicit.find(hash, client, sequence) {
+                    return Admission::Answer(known_outcome(record.code()));
                 }
+                admitted.hash = Some(hash);
             }
             Identity::Session {
                 session,
                 sequence,
                 acked_below,
-            } => self.admit_explicit(session, sequence, acked_below, index),
+            } => {
+                if let Some(answer) = self.admit_explicit(session, sequence, acked_below, index) {
+                    return Admission::Answer(answer);
+                }
+            }
         }
+        Admission::Apply(admitted)
     }
 
-    fn admit_explicit(&mut self, id: u64, sequence: u64, acked: u64, index: u64) -> Admission {
+    /// The answer of a write that is not to be applied.
+    fn admit_explicit(
+        &mut self,
+        id: u64,
+        sequence: u64,
+        acked: u64,
+        index: u64,
+    ) -> Option<Outcome> {
         let Some(session) = self.explicit.get_mut(&id) else {
-            return Admission::Answer(Outcome::SessionExpired);
+            return Some(Outcome::SessionExpired);
         };
         self.idle_order.remove(&(session.last_used, id));
         self.idle_order.insert((index, id));
         session.last_used = index;
         session.acknowledge(acked);
         let Some(above) = sequence.checked_sub(session.acked_below) else {
-            return Admission::Answer(Outcome::SessionStale);
+            return Some(Outcome::SessionStale);
         };
         let place = usize::try_from(above).unwrap_or(usize::MAX);
         if place >= self.limits.window {
-            return Admission::Answer(Outcome::SessionWindowFull);
+            return Some(Outcome::SessionWindowFull);
         }
         match session.answers.get(place) {
-            None | Some(0) => Admission::Apply,
-            Some(&code) => Admission::Answer(known_outcome(code)),
+            None | Some(0) => None,
+            Some(&code) => Some(known_outcome(code)),
         }
     }
 
     /// Remembers the answer of a write that [`Sessions::admit`] let through.
-    pub(super) fn record(&mut self, identity: Identity, index: u64, outcome: Outcome) {
+    pub(super) fn record(&mut self, write: Admitted, index: u64, outcome: Outcome) {
         let code = outcome.to_code().expect("writes have outcomes with a code");
-        match identity {
+        match write.identity {
             Identity::None => {}
             Identity::Implicit { client, sequence } => {
-                self.push_implicit(ImplicitRecord::new(client, sequence, index, code));
+                let hash = write.hash.expect("it was looked for when it was admitted");
+                let record = ImplicitRecord::new(client, sequence, index, code);
+                self.implicit.push(hash, record);
             }
             Identity::Session {
                 session, sequence, ..
@@ -316,10 +283,12 @@ impl Sessions {
         {
             return Err("implicit sessions out of log order");
         }
-        if self.find_implicit(record.key()).is_some() {
+        let (client, sequence) = (record.client(), record.sequence());
+        let hash = self.implicit.hash(client, sequence);
+        if self.implicit.find(hash, client, sequence).is_some() {
             return Err("implicit session twice");
         }
-        self.push_implicit(record);
+        self.implicit.push(hash, record);
         Ok(())
     }
 
@@ -361,35 +330,13 @@ impl Sessions {
         Ok(())
     }
 
-    fn push_implicit(&mut self, record: ImplicitRecord) {
-        let place = u32::try_from(self.implicit.len()).expect("the window fits the index");
-        let number = self.implicit_dropped.wrapping_add(place);
-        let hash = self.hash(record.key());
-        self.implicit.push_back(record);
-        let (records, hasher, dropped) = (&self.implicit, &self.hasher, self.implicit_dropped);
-        self.implicit_index.insert_unique(hash, number, |&number| {
-            hasher.hash_one(records[number.wrapping_sub(dropped) as usize].key())
-        });
-    }
-
-    fn find_implicit(&self, key: (u128, u64)) -> Option<&ImplicitRecord> {
-        let record_of =
-            |number: u32| &self.implicit[number.wrapping_sub(self.implicit_dropped) as usize];
-        self.implicit_index
-            .find(self.hash(key), |&number| record_of(number).key() == key)
-            .map(|&number| record_of(number))
-    }
-
-    fn hash(&self, key: (u128, u64)) -> u64 {
-        self.hasher.hash_one(key)
-    }
-
     /// Panics if the table contradicts itself.
     #[cfg(test)]
     pub(super) fn check(&self) {
-        assert_eq!(self.implicit.len(), self.implicit_index.len());
-        for record in &self.implicit {
-            assert_eq!(self.find_implicit(record.key()), Some(record));
+        for record in self.implicit.iter() {
+            let (client, sequence) = (record.client(), record.sequence());
+            let hash = self.implicit.hash(client, sequence);
+            assert_eq!(self.implicit.find(hash, client, sequence), Some(record));
         }
         assert_eq!(self.explicit.len(), self.idle_order.len());
         for (&id, session) in &self.explicit {

@@ -1,23 +1,33 @@
 //! The ordered store: a skiplist (Pugh, *Skip Lists: A Probabilistic Alternative
 //! to Balanced Trees*, 1990) whose nodes are named by `u32` handles into slabs.
 //!
-//! A small entry is one run of granules, laid out as `node` says: links, key and
-//! value side by side. A value of more than [`VALUE_INLINE_BYTES_MAX`] lies in a
-//! block of its own, so overwriting it does not move the node.
+//! It is of the deterministic kind (Munro, Papadakis, Sedgewick, *Deterministic Skip
+//! Lists*, 1992): no coin decides which links rise to the next level. The links of a
+//! level between two that do are a *row*, and when a row is full its middle link rises
+//! and begins a row of its own. So no order of writes makes a search long, and replicas
+//! need no common source of chance.
 //!
-//! What costs time in a list of a million keys is the cache miss for each node that
-//! is looked at. So a link says, beside the next node, how many bytes the keys at
-//! its two ends have in common and the two bytes of the next key behind them. Since
-//! the search knows how many bytes the present node shares with the wanted key,
-//! these three numbers tell almost always whether to go there, without a look at
-//! it (see [`SkipList::step`]); unlike a fixed prefix, they do so for keys that all
-//! begin alike, too.
+//! What costs time in a list of a million keys is the cache miss for each thing that
+//! is looked at, and each must be waited for before the next is known. So
 //!
-//! Heights are drawn from a generator with a fixed seed. They never show: iteration
-//! is in key order, and what the store is charged for depends on its entries alone.
+//! - the links of a row lie side by side in four cache lines, as `row` says. A search
+//!   looks at one row a level: five for a million keys, of which all but the lowest are
+//!   in the cache;
+//! - a link says, beside what it leads to, how many bytes the keys at its two ends have
+//!   in common and the two bytes of its key behind them. Since the search knows how many
+//!   bytes the wanted key has in common with the key it stands at, these numbers tell
+//!   almost always where to go, without a look at a node; unlike a fixed prefix, they do
+//!   so for keys that all begin alike, too;
+//! - a scan knows the next nodes ahead, so their misses overlap.
+//!
+//! A small entry is one run of granules, laid out as `node` says: key and value side
+//! by side. A value of more than [`VALUE_INLINE_BYTES_MAX`] lies in a block of its own,
+//! so overwriting it does not move the node.
+//!
 //! Whoever walks keeps a key as the cursor, never a handle.
 
-use std::cmp::Ordering;
+mod levels;
+
 use std::fmt;
 use std::ops::Bound;
 
@@ -26,40 +36,38 @@ use allocator_api2::alloc::Allocator;
 use allocator_api2::vec::Vec as AllocVec;
 
 use super::StoreAlloc;
-use super::node::{
-    BLOCK_NUMBER_BYTES, HEAD, HEIGHT_MAX, IN_BLOCK, LINK_BYTES, LINKS_AT, Link, NIL, REGIONS,
-    common_bytes, granules_for, inline_bytes, key_len, leaves_before, link_to, node_bytes, region,
-    two_bytes,
-};
+use super::node::{self, HEAD, IN_BLOCK, KEY_AT, granules_for};
+use super::row::{self, Link, Mark, ROW_GRANULES, Row, Search};
 use super::slab::Arena;
 use crate::limits;
+use crate::mem::prefetch;
 
 pub use super::node::{VALUE_INLINE_BYTES_MAX, charge_bytes};
 
-/// The seed of the generator of heights.
-const HEIGHT_SEED: u64 = 0x9E37_79B9_7F4A_7C15;
+/// The slabs of nodes, and those of rows: rows are on the way to many keys.
+const NODES: u8 = 0;
+const ROWS: u8 = 1;
+const REGIONS: u8 = 2;
 
-/// Where a search stands: at a node before the wanted key.
-#[derive(Clone, Copy)]
+/// How many levels there can be. Two rows side by side hold 16 links or more, if they
+/// are not apart on the level above, so twelve levels are more than handles can name.
+const LEVELS_MAX: usize = 12;
+/// How many nodes ahead a scan asks for the cache line of one, within a row.
+const SCANNED_AHEAD: usize = 12;
+
+/// A link: its row, and its place in there.
+#[derive(Clone, Copy, Debug, Default)]
 struct Place {
-    node: u32,
-    /// How many bytes its key has in common with the wanted one.
-    common: usize,
+    row: u32,
+    at: usize,
 }
 
-/// What a look at a link says.
-enum Step {
-    /// The next node is still before the key.
-    Forward(Place),
-    /// It is behind the key, or there is none: go down a level.
-    Down(u32),
-    /// It is the key's.
-    Found(u32),
-}
-
-/// The last node before a key, on each level.
+/// The last link that is not behind a key, on each level.
+#[derive(Clone)]
 struct Trail {
-    places: [Place; HEIGHT_MAX],
+    places: [Place; LEVELS_MAX],
+    /// How many bytes the key has in common with the last one that is not behind it.
+    common: usize,
     found: Option<u32>,
 }
 
@@ -68,9 +76,10 @@ pub struct SkipList<A: Allocator + Clone = StoreAlloc> {
     arena: Arena<A>,
     blocks: Slab<AllocVec<u8, A>>,
     alloc: A,
-    /// How many levels are in use.
-    height: usize,
-    random: u64,
+    /// The one row of the highest level.
+    top: u32,
+    /// How many levels there are.
+    levels: usize,
     len: usize,
     data_bytes: u64,
     charged_bytes: u64,
@@ -82,7 +91,7 @@ impl<A: Allocator + Clone> fmt::Debug for SkipList<A> {
         f.debug_struct("SkipList")
             .field("len", &self.len)
             .field("data_bytes", &self.data_bytes)
-            .field("height", &self.height)
+            .field("levels", &self.levels)
             .finish_non_exhaustive()
     }
 }
@@ -105,23 +114,21 @@ impl<A: Allocator + Clone> SkipList<A> {
     /// An empty store that takes its memory from `alloc`.
     pub fn new_in(alloc: A) -> SkipList<A> {
         let mut arena = Arena::new(alloc.clone(), REGIONS);
-        let granules = granules_for(LINKS_AT + HEIGHT_MAX * LINK_BYTES);
-        let head = arena.allocate(region(HEIGHT_MAX), granules, HEIGHT_MAX as u8);
+        // As long as a row, so that rows begin at cache lines.
+        let head = arena.allocate(ROWS, ROW_GRANULES);
         assert_eq!(head, Some(HEAD), "the first run becomes the head");
         let mut list = SkipList {
             arena,
             blocks: Slab::new(),
             alloc,
-            height: 0,
-            random: HEIGHT_SEED,
+            top: HEAD,
+            levels: 0,
             len: 0,
             data_bytes: 0,
             charged_bytes: 0,
             block_bytes: 0,
         };
-        for level in 0..HEIGHT_MAX {
-            list.set_link(HEAD, level, Link::NONE);
-        }
+        list.add_level(HEAD);
         list
     }
 
@@ -168,24 +175,8 @@ impl<A: Allocator + Clone> SkipList<A> {
         if key.is_empty() {
             return None;
         }
-        let mut place = Place {
-            node: HEAD,
-            common: 0,
-        };
-        let mut behind = NIL;
-        for level in (0..self.height).rev() {
-            loop {
-                match self.step(place, level, key, behind) {
-                    Step::Forward(next) => place = next,
-                    Step::Down(next) => {
-                        behind = next;
-                        break;
-                    }
-                    Step::Found(node) => return Some(self.value(node)),
-                }
-            }
-        }
-        None
+        let (search, node) = self.search(key, |_, _| {});
+        search.is_found.then(|| self.value(node))
     }
 
     /// Inserts an entry if its key is new, and says whether it was.
@@ -194,11 +185,11 @@ impl<A: Allocator + Clone> SkipList<A> {
     /// If the key is empty or longer than [`limits::KEY_BYTES_MAX`], or handles are
     /// at their end; callers hold [`SkipList::charged_bytes`] well below that.
     pub fn insert_new(&mut self, key: &[u8], value: &[u8]) -> bool {
-        let trail = self.trail(key);
+        let mut trail = self.trail(key);
         if trail.found.is_some() {
             return false;
         }
-        self.insert_at(&trail, key, value);
+        self.insert_at(&mut trail, key, value);
         true
     }
 
@@ -207,10 +198,10 @@ impl<A: Allocator + Clone> SkipList<A> {
     /// # Panics
     /// As [`SkipList::insert_new`].
     pub fn upsert(&mut self, key: &[u8], value: &[u8]) -> bool {
-        let trail = self.trail(key);
+        let mut trail = self.trail(key);
         match trail.found {
             Some(node) => self.overwrite(&trail, node, key, value),
-            None => self.insert_at(&trail, key, value),
+            None => self.insert_at(&mut trail, key, value),
         }
         trail.found.is_none()
     }
@@ -220,20 +211,13 @@ impl<A: Allocator + Clone> SkipList<A> {
         if key.is_empty() {
             return false;
         }
-        let trail = self.trail(key);
+        let mut trail = self.trail(key);
         let Some(node) = trail.found else {
             return false;
         };
         self.len -= 1;
         self.account(key, node, false);
-        for level in 0..self.node_height(node) {
-            let prev = trail.places[level].node;
-            let link = self.bridge(self.link(prev, level), self.link(node, level));
-            self.set_link(prev, level, link);
-        }
-        while self.height > 0 && self.link(HEAD, self.height - 1).next == NIL {
-            self.height -= 1;
-        }
+        self.unlink(&mut trail, 0);
         self.release_block(node);
         self.arena.release(node);
         true
@@ -241,10 +225,9 @@ impl<A: Allocator + Clone> SkipList<A> {
 
     /// All entries in key order.
     pub fn iter(&self) -> Iter<'_, A> {
-        Iter {
-            list: self,
-            node: self.link(HEAD, 0).next,
-        }
+        let mut trail = Trail::default();
+        self.enter(&mut trail, self.levels, self.top);
+        self.entries_behind(trail)
     }
 
     /// The entries from `from` on, in key order.
@@ -258,119 +241,59 @@ impl<A: Allocator + Clone> SkipList<A> {
             return self.iter();
         }
         let trail = self.trail(key);
-        let node = match trail.found {
-            Some(node) if is_excluded => self.link(node, 0).next,
-            Some(node) => node,
-            None => self.link(trail.places[0].node, 0).next,
-        };
-        Iter { list: self, node }
+        if is_excluded || trail.found.is_none() {
+            return self.entries_behind(trail);
+        }
+        Iter { list: self, trail }
     }
 
-    /// Looks at the link of `place` on `level`. `behind` is known not to be before
-    /// the key.
-    ///
-    /// Let the next key agree with ours in `link.common` bytes, and ours with the
-    /// wanted one in `place.common`. If they agree in more, the wanted key leaves
-    /// both at the same byte, upwards: the next is before it. If in fewer, the next
-    /// key leaves both, upwards: it is behind. Only if both are equal do the bytes
-    /// there decide, and mostly the two in the link are enough.
+    fn entries_behind(&self, mut trail: Trail) -> Iter<'_, A> {
+        trail.places[0].at += 1;
+        Iter { list: self, trail }
+    }
+
+    /// Goes down to the last link that is not behind `key`, and returns what it leads to
+    /// beside how far that came. Tells `passed` the link on each level.
     #[inline(always)]
-    fn step(&self, place: Place, level: usize, key: &[u8], behind: u32) -> Step {
-        let link = self.link(place.node, level);
-        if link.next == NIL || link.next == behind {
-            return Step::Down(behind);
+    fn search<'k>(&self, key: &'k [u8], mut passed: impl FnMut(usize, Place)) -> (Search<'k>, u32) {
+        let mut search = Search::new(key);
+        let mut to = self.top;
+        for level in (0..self.levels).rev() {
+            let row = self.row(to);
+            let at = search.pass(row, |to| self.key_of(level, to));
+            passed(level, Place { row: to, at });
+            to = row::link(row, at).to;
         }
-        let common = place.common;
-        match usize::from(link.common).cmp(&common) {
-            Ordering::Greater => Step::Forward(Place {
-                node: link.next,
-                common,
-            }),
-            Ordering::Less => Step::Down(link.next),
-            Ordering::Equal => self.step_by_bytes(link, key, common),
-        }
+        (search, to)
     }
 
-    #[inline(always)]
-    fn step_by_bytes(&self, link: Link, key: &[u8], common: usize) -> Step {
-        let wanted = two_bytes(key, common);
-        if link.bytes > wanted {
-            return Step::Down(link.next);
-        }
-        if link.bytes < wanted {
-            let first_is_common = link.bytes >> 8 == wanted >> 8;
-            return Step::Forward(Place {
-                node: link.next,
-                common: common + usize::from(first_is_common),
-            });
-        }
-        // The second byte may be one that is not there.
-        let start = common + 1;
-        let next_key = self.key(link.next);
-        let more = common_bytes(&next_key[start..], &key[start..]);
-        let common = start + more;
-        match next_key[common..].first().cmp(&key[common..].first()) {
-            Ordering::Less => Step::Forward(Place {
-                node: link.next,
-                common,
-            }),
-            Ordering::Equal => Step::Found(link.next),
-            Ordering::Greater => Step::Down(link.next),
-        }
-    }
-
-    /// The last node before `key`, on each level.
     fn trail(&self, key: &[u8]) -> Trail {
         assert!(!key.is_empty(), "only the head is before the empty key");
-        let mut place = Place {
-            node: HEAD,
-            common: 0,
-        };
-        let mut trail = Trail {
-            places: [place; HEIGHT_MAX],
-            found: None,
-        };
-        let mut behind = NIL;
-        for level in (0..self.height).rev() {
-            loop {
-                match self.step(place, level, key, behind) {
-                    Step::Forward(next) => place = next,
-                    Step::Down(next) => {
-                        behind = next;
-                        break;
-                    }
-                    Step::Found(node) => {
-                        trail.found = Some(node);
-                        behind = node;
-                        break;
-                    }
-                }
-            }
-            trail.places[level] = place;
-        }
+        let mut trail = Trail::default();
+        let (search, node) = self.search(key, |level, place| trail.places[level] = place);
+        trail.common = search.common;
+        trail.found = search.is_found.then_some(node);
         trail
     }
 
-    fn insert_at(&mut self, trail: &Trail, key: &[u8], value: &[u8]) {
+    /// Puts the trail, below `level`, at the first links at or below `to`.
+    fn enter(&self, trail: &mut Trail, level: usize, mut to: u32) {
+        for place in trail.places[..level].iter_mut().rev() {
+            *place = Place { row: to, at: 0 };
+            to = row::link(self.row(to), 0).to;
+        }
+    }
+
+    fn insert_at(&mut self, trail: &mut Trail, key: &[u8], value: &[u8]) {
         assert!(key.len() <= limits::KEY_BYTES_MAX, "keys are within limits");
-        let height = self.draw_height();
-        let node = self.allocate_node(height, key.len(), inline_bytes(value));
-        self.write_key(node, key);
-        self.write_value(node, key.len(), value);
-        self.height = self.height.max(height);
-        for level in 0..height {
-            let Place { node: prev, common } = trail.places[level];
-            let old = self.link(prev, level);
-            let next_link = if old.next == NIL || leaves_before(old, key, common) {
-                // The next key leaves both of us where it left the previous one.
-                old
-            } else {
-                let next_key = self.key(old.next);
-                let common = common + common_bytes(&next_key[common..], &key[common..]);
-                link_to(old.next, next_key, common)
-            };
-            self.set_link(node, level, next_link);
-            self.set_link(prev, level, link_to(node, key, common));
+        let node = self.allocate_node(key, value);
+        let common = trail.common;
+        let mark = Mark::of(key, common);
+        let Place { row, at } = self.insert_link(trail, 0, Link { to: node, mark });
+        let row_links = self.row(row);
+        if at + 1 < row::len(row_links) && !row::link(row_links, at + 1).mark.outlives(key, common)
+        {
+            self.renew_mark(0, row, at + 1);
         }
         self.len += 1;
         self.account(key, node, true);
@@ -379,51 +302,26 @@ impl<A: Allocator + Clone> SkipList<A> {
     /// Overwrites where the node has just the room, else in a new node.
     fn overwrite(&mut self, trail: &Trail, node: u32, key: &[u8], value: &[u8]) {
         self.account(key, node, false);
-        let height = self.node_height(node);
-        let granules = granules_for(node_bytes(height, key.len(), inline_bytes(value)));
-        let was_in_block = self.value_len(node) == IN_BLOCK;
+        let bytes = self.arena.bytes(node);
+        let was_in_block = node::value_len(bytes) == IN_BLOCK;
         if was_in_block && value.len() > VALUE_INLINE_BYTES_MAX {
-            let number = self.block_number(node, key.len());
+            let number = node::block_number(bytes);
             self.overwrite_block(number, value);
             self.account(key, node, true);
             return;
         }
         self.release_block(node);
-        if granules == self.arena.granules(node) {
+        if granules_for(key, value) == self.arena.granules(node) {
             self.write_value(node, key.len(), value);
             self.account(key, node, true);
             return;
         }
-        let moved = self.allocate_node(height, key.len(), inline_bytes(value));
-        self.write_key(moved, key);
-        self.write_value(moved, key.len(), value);
-        for level in 0..height {
-            let prev = trail.places[level].node;
-            let link = self.link(prev, level);
-            self.set_link(moved, level, self.link(node, level));
-            self.set_link(
-                prev,
-                level,
-                Link {
-                    next: moved,
-                    ..link
-                },
-            );
-        }
+        let moved = self.allocate_node(key, value);
+        let Place { row, at } = trail.places[0];
+        let mark = row::link(self.row(row), at).mark;
+        row::set_link(self.row_mut(row), at, Link { to: moved, mark });
         self.arena.release(node);
         self.account(key, moved, true);
-    }
-
-    /// The link from before a node to behind it.
-    fn bridge(&self, before: Link, behind: Link) -> Link {
-        if behind.next == NIL || behind.common <= before.common {
-            return behind;
-        }
-        link_to(
-            behind.next,
-            self.key(behind.next),
-            usize::from(before.common),
-        )
     }
 
     /// Adds or takes off what the entry at `node` counts.
@@ -440,97 +338,74 @@ impl<A: Allocator + Clone> SkipList<A> {
         }
     }
 
-    /// A height of `n` comes with a probability of 1/2^n (xorshift64*).
-    fn draw_height(&mut self) -> usize {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        let bits = self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
-        (1 + bits.trailing_zeros() as usize).min(HEIGHT_MAX)
+    /// A node with its key and value.
+    fn allocate_node(&mut self, key: &[u8], value: &[u8]) -> u32 {
+        let node = self.allocate(NODES, granules_for(key, value));
+        node::write_key(self.arena.bytes_mut(node), key);
+        self.write_value(node, key.len(), value);
+        node
     }
 
-    fn allocate_node(&mut self, height: usize, key_bytes: usize, value_bytes: usize) -> u32 {
-        let granules = granules_for(node_bytes(height, key_bytes, value_bytes));
+    /// A row without links.
+    fn allocate_row(&mut self) -> u32 {
+        let row = self.allocate(ROWS, ROW_GRANULES);
+        row::set_len(self.row_mut(row), 0);
+        row
+    }
+
+    fn allocate(&mut self, region: u8, granules: u32) -> u32 {
         self.arena
-            .allocate(region(height), granules, height as u8)
+            .allocate(region, granules)
             .expect("writes are refused before handles end")
     }
 
     #[inline(always)]
-    fn link(&self, node: u32, level: usize) -> Link {
-        let at = LINKS_AT + level * LINK_BYTES;
-        let word = self.arena.bytes(node)[at..at + LINK_BYTES].try_into();
-        Link::from_word(u64::from_ne_bytes(word.expect("8 bytes")))
+    fn row(&self, row: u32) -> &Row {
+        self.arena.content(row)
     }
 
-    fn set_link(&mut self, node: u32, level: usize, link: Link) {
-        let at = LINKS_AT + level * LINK_BYTES;
-        self.arena.bytes_mut(node)[at..at + LINK_BYTES]
-            .copy_from_slice(&link.to_word().to_ne_bytes());
+    fn row_mut(&mut self, row: u32) -> &mut Row {
+        self.arena.content_mut(row)
     }
 
+    /// The key of a link on `level`: that of the first node at or below what it leads to.
     #[inline(always)]
-    fn node_height(&self, node: u32) -> usize {
-        usize::from(self.arena.tag(node))
+    fn key_of(&self, level: usize, mut to: u32) -> &[u8] {
+        for _ in 0..level {
+            to = row::link(self.row(to), 0).to;
+        }
+        if to == HEAD {
+            return &[];
+        }
+        node::key(self.arena.bytes(to))
     }
 
-    /// The key of any node but the head.
+    /// Asks for the node of a link of the lowest level.
     #[inline(always)]
-    fn key(&self, node: u32) -> &[u8] {
-        let start = LINKS_AT + self.node_height(node) * LINK_BYTES;
-        let bytes = self.arena.bytes(node);
-        &bytes[start..start + key_len(bytes)]
-    }
-
-    fn write_key(&mut self, node: u32, key: &[u8]) {
-        let start = LINKS_AT + self.node_height(node) * LINK_BYTES;
-        let bytes = self.arena.bytes_mut(node);
-        bytes[4..6].copy_from_slice(&((key.len() - 1) as u16).to_ne_bytes());
-        bytes[start..start + key.len()].copy_from_slice(key);
-    }
-
-    /// The value's length, or [`IN_BLOCK`].
-    #[inline(always)]
-    fn value_len(&self, node: u32) -> u16 {
-        let bytes = self.arena.bytes(node);
-        u16::from_ne_bytes([bytes[6], bytes[7]])
+    fn prefetch_node(&self, row: &Row, at: usize) {
+        prefetch(self.arena.bytes(row::link(row, at).to));
     }
 
     #[inline(always)]
     fn value(&self, node: u32) -> &[u8] {
         let bytes = self.arena.bytes(node);
-        let key_bytes = key_len(bytes);
-        match self.value_len(node) {
-            IN_BLOCK => &self.blocks[self.block_number(node, key_bytes)],
-            len => {
-                let start = LINKS_AT + self.node_height(node) * LINK_BYTES + key_bytes;
-                &bytes[start..start + usize::from(len)]
-            }
+        match node::value_len(bytes) {
+            IN_BLOCK => &self.blocks[node::block_number(bytes)],
+            len => &bytes[KEY_AT + node::key_len(bytes)..][..usize::from(len)],
         }
     }
 
     /// Writes the value into a node with the room for it, a long one into a new block.
     fn write_value(&mut self, node: u32, key_bytes: usize, value: &[u8]) {
-        let start = LINKS_AT + self.node_height(node) * LINK_BYTES + key_bytes;
         if value.len() <= VALUE_INLINE_BYTES_MAX {
-            let bytes = self.arena.bytes_mut(node);
-            bytes[6..8].copy_from_slice(&(value.len() as u16).to_ne_bytes());
-            bytes[start..start + value.len()].copy_from_slice(value);
+            node::write_value(self.arena.bytes_mut(node), key_bytes, value);
             return;
         }
         let mut block = AllocVec::with_capacity_in(value.len(), self.alloc.clone());
         block.extend_from_slice(value);
         self.block_bytes += block.capacity() as u64;
         let number = u32::try_from(self.blocks.insert(block)).expect("fewer blocks than nodes");
-        let bytes = self.arena.bytes_mut(node);
-        bytes[6..8].copy_from_slice(&IN_BLOCK.to_ne_bytes());
-        bytes[start..start + BLOCK_NUMBER_BYTES].copy_from_slice(&number.to_ne_bytes());
-    }
-
-    fn block_number(&self, node: u32, key_bytes: usize) -> usize {
-        let start = LINKS_AT + self.node_height(node) * LINK_BYTES + key_bytes;
-        let number = self.arena.bytes(node)[start..start + BLOCK_NUMBER_BYTES].try_into();
-        u32::from_ne_bytes(number.expect("4 bytes")) as usize
+        node::write_block_number(self.arena.bytes_mut(node), key_bytes, number);
     }
 
     /// Writes over a block, in place if its size suits the value.
@@ -548,10 +423,20 @@ impl<A: Allocator + Clone> SkipList<A> {
     }
 
     fn release_block(&mut self, node: u32) {
-        if self.value_len(node) == IN_BLOCK {
-            let number = self.block_number(node, self.key(node).len());
-            let block = self.blocks.remove(number);
+        let bytes = self.arena.bytes(node);
+        if node::value_len(bytes) == IN_BLOCK {
+            let block = self.blocks.remove(node::block_number(bytes));
             self.block_bytes -= block.capacity() as u64;
+        }
+    }
+}
+
+impl Default for Trail {
+    fn default() -> Trail {
+        Trail {
+            places: [Place::default(); LEVELS_MAX],
+            common: 0,
+            found: None,
         }
     }
 }
@@ -559,7 +444,30 @@ impl<A: Allocator + Clone> SkipList<A> {
 /// Entries in key order.
 pub struct Iter<'a, A: Allocator + Clone = StoreAlloc> {
     list: &'a SkipList<A>,
-    node: u32,
+    /// Of the next entry; on the lowest level it may be behind the end of a row.
+    trail: Trail,
+}
+
+impl<A: Allocator + Clone> Iter<'_, A> {
+    /// Goes to the next row of the lowest level, and says whether there is one.
+    #[cold]
+    fn next_row(&mut self) -> bool {
+        for level in 1..self.list.levels {
+            let place = &mut self.trail.places[level];
+            let row = self.list.row(place.row);
+            if place.at + 1 < row::len(row) {
+                place.at += 1;
+                let to = row::link(row, place.at).to;
+                self.list.enter(&mut self.trail, level, to);
+                let row = self.list.row(self.trail.places[0].row);
+                for at in 0..row::len(row).min(SCANNED_AHEAD) {
+                    self.list.prefetch_node(row, at);
+                }
+                return true;
+            }
+        }
+        false
+    }
 }
 
 impl<A: Allocator + Clone> fmt::Debug for Iter<'_, A> {
@@ -571,13 +479,21 @@ impl<A: Allocator + Clone> fmt::Debug for Iter<'_, A> {
 impl<'a, A: Allocator + Clone> Iterator for Iter<'a, A> {
     type Item = (&'a [u8], &'a [u8]);
 
+    #[inline]
     fn next(&mut self) -> Option<(&'a [u8], &'a [u8])> {
-        if self.node == NIL {
+        if self.trail.places[0].at >= row::len(self.list.row(self.trail.places[0].row))
+            && !self.next_row()
+        {
             return None;
         }
-        let node = self.node;
-        self.node = self.list.link(node, 0).next;
-        Some((self.list.key(node), self.list.value(node)))
+        let Place { row, at } = self.trail.places[0];
+        self.trail.places[0].at += 1;
+        let links = self.list.row(row);
+        if at + SCANNED_AHEAD < row::len(links) {
+            self.list.prefetch_node(links, at + SCANNED_AHEAD);
+        }
+        let node = row::link(links, at).to;
+        Some((self.list.key_of(0, node), self.list.value(node)))
     }
 }
 

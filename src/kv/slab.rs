@@ -1,7 +1,7 @@
 //! The memory of the skiplist's nodes: runs of 16-byte granules in large slabs.
 //!
-//! A run is named by a `u32`: the slab's number in the upper half, the granule in
-//! the lower. That is half of a pointer, survives no move and needs no `unsafe`.
+//! A run is named by a `u32`: the slab's number in the upper bits, the granule in the
+//! lower 17. That is half of a pointer, survives no move and needs no `unsafe`.
 //!
 //! Runs lie back to back and fill their slab. Each begins with a word that says how
 //! long it is, whether it is live and whether the run before it is free; a free run
@@ -10,39 +10,57 @@
 //! are chained by size, and the best fit is taken. A slab of one free run goes back
 //! to its allocator, but for one that is kept.
 //!
+//! A slab is as large as a huge page, and from the third of a region on it is one, if the
+//! system can: there is data for all of it then. The memory of the first two is touched
+//! as it is used, so a small store is small.
+//!
 //! ```text
-//! live   size:16 tag:8 flags:8 | content …
-//! free   size:16 -     flags:8 | next u32 | prev u32 | … | size u32
+//! live   size:24 flags:8 | content …
+//! free   size:24 flags:8 | next u32 | prev u32 | … | size u32
 //! ```
 
 use allocator_api2::alloc::Allocator;
-use allocator_api2::vec::Vec as AllocVec;
+
+use crate::mem::{Block, HUGE_PAGE_BYTES};
 
 /// A granule, in bytes: what a handle counts in.
 pub(super) const GRANULE_BYTES: usize = 16;
 /// A slab, in bytes.
-pub(super) const SLAB_BYTES: usize = 1 << 20;
+pub(super) const SLAB_BYTES: usize = HUGE_PAGE_BYTES;
+/// How many slabs of a region come without huge pages.
+const SMALL_PAGE_SLABS: usize = 2;
+/// To what those are aligned, in bytes: a cache line divides it, and so does a page.
+const SMALL_PAGE_BYTES: usize = 4 << 10;
 /// What of the beginning of a live run is not its owner's, in bytes.
 pub(super) const RUN_HEADER_BYTES: usize = 4;
 /// The longest run that can be had, in granules: the largest node.
 pub(super) const RUN_GRANULES_MAX: u32 = 4_200;
 
-const SLAB_GRANULES: u32 = 1 << 16;
+const GRANULE_BITS: u32 = 17;
+const SLAB_GRANULES: u32 = 1 << GRANULE_BITS;
 /// The last granule of a slab is live for ever, so that nothing merges beyond it.
 const WHOLE_SLAB: u32 = SLAB_GRANULES - 1;
-const SLABS_MAX: usize = 1 << 16;
+const SLABS_MAX: usize = 1 << (u32::BITS - GRANULE_BITS);
 
 const LIVE: u32 = 1 << 24;
 const PREV_FREE: u32 = 1 << 25;
-const SIZE_MASK: u32 = 0xFFFF;
-const TAG_SHIFT: u32 = 16;
+const SIZE_MASK: u32 = 0xFF_FFFF;
+
+const _: () = assert!(
+    SLAB_GRANULES as usize * GRANULE_BYTES == SLAB_BYTES,
+    "handles reach all of a slab"
+);
 
 /// The run at the very beginning, which is the first to be handed out and never
 /// given back, so that its owner can use its name for "none".
 pub(super) const FIRST_RUN: u32 = 0;
 
+const SLAB_IS_THERE: &str = "a run that is in use is in a slab that is there";
+
 /// One chain for each size, and one for all that is longer.
 const BINS: usize = RUN_GRANULES_MAX as usize + 2;
+const BIN_WORDS: usize = BINS.div_ceil(64);
+const _: () = assert!(BIN_WORDS <= 128, "a bit for each word fits a u128");
 
 /// What is free in the slabs of one region.
 #[derive(Clone)]
@@ -51,6 +69,9 @@ struct Region {
     bins: Box<[u32]>,
     /// A bit for each bin that is not empty.
     occupied: Box<[u64]>,
+    /// A bit for each word of `occupied` that is not zero.
+    occupied_words: u128,
+    slabs: usize,
     /// How many slabs are one free run; kept at most at one.
     empty_slabs: usize,
 }
@@ -60,8 +81,8 @@ struct Region {
 /// A slab belongs to one of a few regions, which the owner chooses for each run: what
 /// is looked at often lies together then, in few pages and cache lines.
 pub(super) struct Arena<A: Allocator + Clone> {
-    /// Zero bytes long where a slab was given back.
-    slabs: Vec<AllocVec<u8, A>>,
+    /// None where a slab was given back.
+    slabs: Vec<Option<Block<SLAB_BYTES, A>>>,
     /// The region of each slab.
     slab_regions: Vec<u8>,
     /// The numbers of those that were given back.
@@ -77,9 +98,13 @@ impl Region {
         let first = granules as usize;
         let mut word = first / 64;
         let mut bits = self.occupied[word] & (u64::MAX << (first % 64));
-        while bits == 0 {
-            word += 1;
-            bits = *self.occupied.get(word)?;
+        if bits == 0 {
+            let behind = self.occupied_words >> word & !1;
+            if behind == 0 {
+                return None;
+            }
+            word += behind.trailing_zeros() as usize;
+            bits = self.occupied[word];
         }
         Some(self.bins[word * 64 + bits.trailing_zeros() as usize])
     }
@@ -91,14 +116,16 @@ impl Region {
     }
 
     fn set_first(&mut self, bin: usize, run: Option<u32>) {
-        let bit = 1 << (bin % 64);
+        let (word, bit) = (bin / 64, 1 << (bin % 64));
         match run {
             Some(run) => {
                 self.bins[bin] = run;
-                self.occupied[bin / 64] |= bit;
+                self.occupied[word] |= bit;
             }
-            None => self.occupied[bin / 64] &= !bit,
+            None => self.occupied[word] &= !bit,
         }
+        let is_occupied = u128::from(self.occupied[word] != 0);
+        self.occupied_words = self.occupied_words & !(1 << word) | is_occupied << word;
     }
 }
 
@@ -107,7 +134,9 @@ impl<A: Allocator + Clone> Arena<A> {
     pub(super) fn new(alloc: A, regions: u8) -> Arena<A> {
         let region = Region {
             bins: vec![FIRST_RUN; BINS].into(),
-            occupied: vec![0; BINS.div_ceil(64)].into(),
+            occupied: vec![0; BIN_WORDS].into(),
+            occupied_words: 0,
+            slabs: 0,
             empty_slabs: 0,
         };
         Arena {
@@ -134,8 +163,8 @@ impl<A: Allocator + Clone> Arena<A> {
     #[inline(always)]
     fn locate(run: u32) -> (usize, usize) {
         (
-            (run >> 16) as usize,
-            (run & SIZE_MASK) as usize * GRANULE_BYTES,
+            (run >> GRANULE_BITS) as usize,
+            (run % SLAB_GRANULES) as usize * GRANULE_BYTES,
         )
     }
 
@@ -143,14 +172,30 @@ impl<A: Allocator + Clone> Arena<A> {
     #[inline(always)]
     pub(super) fn bytes(&self, run: u32) -> &[u8] {
         let (slab, start) = Self::locate(run);
-        &self.slabs[slab][start..]
+        let slab = self.slabs[slab].as_ref().expect(SLAB_IS_THERE);
+        &slab[start..]
     }
 
     /// As [`Arena::bytes`], to be changed behind the first word and within the run.
     #[inline(always)]
     pub(super) fn bytes_mut(&mut self, run: u32) -> &mut [u8] {
         let (slab, start) = Self::locate(run);
-        &mut self.slabs[slab][start..]
+        let slab = self.slabs[slab].as_mut().expect(SLAB_IS_THERE);
+        &mut slab[start..]
+    }
+
+    /// So many bytes of a run, behind its first word.
+    #[inline(always)]
+    pub(super) fn content<const BYTES: usize>(&self, run: u32) -> &[u8; BYTES] {
+        let content = self.bytes(run)[RUN_HEADER_BYTES..].first_chunk();
+        content.expect("a run of that length")
+    }
+
+    /// As [`Arena::content`], to be changed.
+    #[inline(always)]
+    pub(super) fn content_mut<const BYTES: usize>(&mut self, run: u32) -> &mut [u8; BYTES] {
+        let content = self.bytes_mut(run)[RUN_HEADER_BYTES..].first_chunk_mut();
+        content.expect("a run of that length")
     }
 
     /// The run's length in granules.
@@ -159,15 +204,9 @@ impl<A: Allocator + Clone> Arena<A> {
         self.word(run, 0) & SIZE_MASK
     }
 
-    /// The byte that the owner keeps beside the length.
-    #[inline(always)]
-    pub(super) fn tag(&self, run: u32) -> u8 {
-        (self.word(run, 0) >> TAG_SHIFT) as u8
-    }
-
-    /// A run of so many granules, with the owner's tag, or none if handles are at
-    /// their end. What it holds is arbitrary.
-    pub(super) fn allocate(&mut self, region: u8, granules: u32, tag: u8) -> Option<u32> {
+    /// A run of so many granules, or none if handles are at their end. What it holds is
+    /// arbitrary.
+    pub(super) fn allocate(&mut self, region: u8, granules: u32) -> Option<u32> {
         assert!((1..=RUN_GRANULES_MAX).contains(&granules));
         let run = match self.regions[usize::from(region)].best_fit(granules) {
             Some(run) => run,
@@ -184,7 +223,7 @@ impl<A: Allocator + Clone> Arena<A> {
             self.set_flag(run + size, PREV_FREE, false);
         }
         // Free neighbours are merged, so what is before this run is live.
-        self.set_word(run, 0, granules | u32::from(tag) << TAG_SHIFT | LIVE);
+        self.set_word(run, 0, granules | LIVE);
         self.live_granules += u64::from(granules);
         Some(run)
     }
@@ -203,16 +242,17 @@ impl<A: Allocator + Clone> Arena<A> {
             size += next_header & SIZE_MASK;
         }
         if header & PREV_FREE != 0 {
-            let (slab, place) = Self::locate(run);
-            let prev_size = read_u32(&self.slabs[slab][place - 4..]);
+            // It ends in the granule before this run.
+            let prev_size = self.word(run - 1, GRANULE_BYTES - 4);
             start -= prev_size;
             self.unlink(start, prev_size);
             size += prev_size;
         }
         if size == WHOLE_SLAB {
             if self.region_of(run).empty_slabs > 0 {
-                let slab = (run >> 16) as usize;
-                self.slabs[slab] = AllocVec::new_in(self.alloc.clone());
+                self.region_of(run).slabs -= 1;
+                let (slab, _) = Self::locate(run);
+                self.slabs[slab] = None;
                 self.vacant.push(slab as u16);
                 return;
             }
@@ -227,8 +267,12 @@ impl<A: Allocator + Clone> Arena<A> {
         if self.vacant.is_empty() && self.slabs.len() == SLABS_MAX {
             return None;
         }
-        let mut bytes = AllocVec::with_capacity_in(SLAB_BYTES, self.alloc.clone());
-        bytes.resize(SLAB_BYTES, 0);
+        let align = if self.regions[usize::from(region)].slabs < SMALL_PAGE_SLABS {
+            SMALL_PAGE_BYTES
+        } else {
+            HUGE_PAGE_BYTES
+        };
+        let bytes = Some(Block::zeroed_in(align, self.alloc.clone()));
         let slab = if let Some(slab) = self.vacant.pop() {
             self.slabs[usize::from(slab)] = bytes;
             self.slab_regions[usize::from(slab)] = region;
@@ -238,7 +282,8 @@ impl<A: Allocator + Clone> Arena<A> {
             self.slab_regions.push(region);
             (self.slabs.len() - 1) as u32
         };
-        let run = slab << 16;
+        let run = slab << GRANULE_BITS;
+        self.regions[usize::from(region)].slabs += 1;
         self.set_word(run + WHOLE_SLAB, 0, 1 | LIVE | PREV_FREE);
         self.make_free(run, WHOLE_SLAB);
         self.region_of(run).empty_slabs += 1;
@@ -285,7 +330,8 @@ impl<A: Allocator + Clone> Arena<A> {
 
     #[inline(always)]
     fn word(&self, run: u32, at: usize) -> u32 {
-        read_u32(&self.bytes(run)[at..])
+        let bytes = self.bytes(run)[at..].first_chunk();
+        u32::from_ne_bytes(*bytes.expect("a word of a run"))
     }
 
     fn set_word(&mut self, run: u32, at: usize, word: u32) {
@@ -304,13 +350,14 @@ impl<A: Allocator + Clone> Arena<A> {
     pub(super) fn check(&self) -> Vec<u32> {
         let (mut live, mut free) = (Vec::new(), std::collections::BTreeSet::new());
         let mut live_granules = 0;
-        let mut empty = vec![0; self.regions.len()];
+        let (mut empty, mut slabs) = (vec![0; self.regions.len()], vec![0; self.regions.len()]);
         for (slab, bytes) in self.slabs.iter().enumerate() {
-            let mut run = (slab as u32) << 16;
-            if bytes.is_empty() {
+            let mut run = (slab as u32) << GRANULE_BITS;
+            if bytes.is_none() {
                 assert!(self.vacant.contains(&(slab as u16)));
                 continue;
             }
+            slabs[usize::from(self.slab_regions[slab])] += 1;
             let end = run + WHOLE_SLAB;
             let mut prev_free = false;
             while run < end {
@@ -336,8 +383,8 @@ impl<A: Allocator + Clone> Arena<A> {
             assert_eq!(sentinel & PREV_FREE != 0, prev_free);
         }
         assert_eq!(live_granules, self.live_granules);
-        for (region, empty) in self.regions.iter().zip(empty) {
-            assert_eq!(empty, region.empty_slabs);
+        for (region, (empty, slabs)) in self.regions.iter().zip(empty.into_iter().zip(slabs)) {
+            assert_eq!((empty, slabs), (region.empty_slabs, region.slabs));
             assert!(empty <= 1, "one is kept");
             self.check_chains(region, &mut free);
         }
@@ -363,11 +410,6 @@ impl<A: Allocator + Clone> Arena<A> {
     }
 }
 
-#[inline(always)]
-fn read_u32(bytes: &[u8]) -> u32 {
-    u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-}
-
 #[cfg(test)]
 mod tests {
     use allocator_api2::alloc::Global;
@@ -377,13 +419,13 @@ mod tests {
     #[test]
     fn free_neighbours_merge_and_empty_slabs_go_back() {
         let mut arena = Arena::new(Global, 2);
-        assert_eq!(arena.allocate(1, 9, 16), Some(FIRST_RUN));
+        assert_eq!(arena.allocate(1, 9), Some(FIRST_RUN));
         let runs: Vec<u32> = (0..200)
-            .map(|n| arena.allocate((n % 2) as u8, 1 + n * 20, 1).expect("room"))
+            .map(|n| arena.allocate((n % 2) as u8, 1 + n * 20).expect("room"))
             .collect();
         arena.check();
         let full_bytes = arena.slab_bytes();
-        assert!(full_bytes >= 6 * SLAB_BYTES as u64);
+        assert!(full_bytes >= 4 * SLAB_BYTES as u64);
         for run in runs.iter().step_by(2).chain(runs.iter().skip(1).step_by(2)) {
             arena.release(*run);
         }
@@ -399,13 +441,12 @@ mod tests {
     #[test]
     fn a_released_run_is_handed_out_again() {
         let mut arena = Arena::new(Global, 2);
-        arena.allocate(1, 9, 16).expect("room");
+        arena.allocate(1, 9).expect("room");
         let runs: Vec<u32> = (0..1_000)
-            .map(|_| arena.allocate(0, 3, 1).expect("room"))
+            .map(|_| arena.allocate(0, 3).expect("room"))
             .collect();
         arena.release(runs[500]);
-        assert_eq!(arena.allocate(0, 3, 2), Some(runs[500]));
-        assert_eq!(arena.tag(runs[500]), 2);
+        assert_eq!(arena.allocate(0, 3), Some(runs[500]));
         arena.check();
     }
 }

@@ -8,9 +8,9 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::command::{Command, Identity, WriteOp};
+use super::command::{Command, WriteOp};
 use super::outcome::Outcome;
-use super::sessions::{Admission, SessionLimits, Sessions};
+use super::sessions::{Admission, Admitted, SessionLimits, Sessions};
 use super::skiplist::{SkipList, charge_bytes};
 use super::snapshot::{
     CONFIGURATION_BYTES_MAX, SnapshotStep, encode_entry, encode_explicit, encode_implicit,
@@ -108,18 +108,18 @@ impl StateMachine {
             }
             Command::Write { identity, op } => match self.sessions.admit(identity, index) {
                 Admission::Answer(outcome) => outcome,
-                Admission::Apply => self.write_once(identity, op, index),
+                Admission::Apply(write) => self.write_once(write, op, index),
             },
         }
     }
 
-    fn write_once(&mut self, identity: Identity, op: WriteOp<&[u8]>, index: u64) -> Outcome {
+    fn write_once(&mut self, write: Admitted, op: WriteOp<&[u8]>, index: u64) -> Outcome {
         let outcome = match op {
             WriteOp::Put { key, value } => self.put(key, value),
             WriteOp::Update { key, value } => self.update(key, value),
             WriteOp::Remove { key } => self.remove(key),
         };
-        self.sessions.record(identity, index, outcome);
+        self.sessions.record(write, index, outcome);
         outcome
     }
 

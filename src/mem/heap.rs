@@ -3,6 +3,7 @@
 use std::alloc::Layout;
 use std::ptr::{self, NonNull};
 
+use super::block::HUGE_PAGE_BYTES;
 use super::central_cache::{CentralList, CentralStats, SpanSource};
 use super::page_cache::PageCache;
 use super::size_class::{
@@ -11,7 +12,7 @@ use super::size_class::{
 use super::span::{Batch, CHECKED, POISON, Span, SpanState};
 use super::stats::Stats;
 use super::sync::Mutex;
-use super::system::dangling;
+use super::system::{self, dangling};
 use super::thread_cache::ThreadCache;
 
 /// How much of a freed large block is filled where memory is checked, in bytes.
@@ -163,9 +164,14 @@ impl Heap {
         let align_pages = align.div_ceil(PAGE_BYTES);
         let span = self.pages.allocate(pages, align_pages, SpanState::Large)?;
         // SAFETY: the span is ours.
-        let (address, is_zeroed) = unsafe { (span.as_ref().address(), span.as_ref().zeroed) };
+        let (address, mut is_zeroed) = unsafe { (span.as_ref().address(), span.as_ref().zeroed) };
         let block = NonNull::new(ptr::with_exposed_provenance_mut(address))?;
-        let block = NonNull::slice_from_raw_parts(block, pages << PAGE_SHIFT);
+        let bytes = pages << PAGE_SHIFT;
+        if align >= HUGE_PAGE_BYTES && bytes.is_multiple_of(HUGE_PAGE_BYTES) {
+            // SAFETY: the block is ours, holds nothing yet, and is whole huge pages.
+            is_zeroed |= unsafe { system::back_with_huge_pages(block.as_ptr(), bytes, is_zeroed) };
+        }
+        let block = NonNull::slice_from_raw_parts(block, bytes);
         Some((block, is_zeroed))
     }
 

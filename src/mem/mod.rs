@@ -40,6 +40,7 @@
 // What leads to malloc leaves the tiers to their own tests.
 #![cfg_attr(any(mem_passthrough, loom, miri), allow(dead_code))]
 
+mod block;
 mod buffer;
 mod central_cache;
 #[cfg(not(loom))]
@@ -50,6 +51,7 @@ mod page_map;
 #[cfg(any(mem_passthrough, loom, miri))]
 mod passthrough;
 mod pool;
+mod prefetch;
 #[cfg(not(any(mem_passthrough, loom, miri)))]
 mod process;
 mod size_class;
@@ -65,8 +67,10 @@ use passthrough as backend;
 #[cfg(not(any(mem_passthrough, loom, miri)))]
 use process as backend;
 
+pub use block::{Block, HUGE_PAGE_BYTES};
 pub use buffer::Buffer;
 pub use pool::{Pool, stats, trim};
+pub use prefetch::prefetch;
 pub use stats::Stats;
 
 #[cfg(all(test, loom))]

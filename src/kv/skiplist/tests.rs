@@ -3,61 +3,60 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::kv::node::common_bytes;
 use crate::kv::slab::SLAB_BYTES;
 
 impl<A: Allocator + Clone> SkipList<A> {
     /// Panics if the list contradicts itself anywhere.
     pub(in crate::kv) fn check(&self) {
         let live: BTreeSet<u32> = self.arena.check().into_iter().collect();
-        let mut nodes = vec![HEAD];
-        let mut node = self.link(HEAD, 0).next;
-        while node != NIL {
-            nodes.push(node);
-            node = self.link(node, 0).next;
+        let (mut named, mut links) = (BTreeSet::from([self.top]), vec![self.top]);
+        for level in (0..self.levels).rev() {
+            links = links
+                .iter()
+                .flat_map(|&row| self.check_row(level, row))
+                .collect();
+            assert!(
+                links.iter().all(|&to| named.insert(to)),
+                "each has one link"
+            );
         }
-        assert_eq!(nodes.len(), self.len + 1);
-        let named: BTreeSet<u32> = nodes.iter().copied().collect();
-        assert_eq!(named, live, "each run is the node of one key");
-        assert!(
-            nodes[1..]
-                .windows(2)
-                .all(|pair| self.key(pair[0]) < self.key(pair[1]))
-        );
-        for level in 0..HEIGHT_MAX {
-            self.check_level(level, &nodes);
-        }
-        self.check_sums(&nodes[1..]);
+        assert_eq!(links[0], HEAD);
+        let nodes = &links[1..];
+        assert_eq!(nodes.len(), self.len);
+        assert_eq!(named, live, "each run is a row or the node of one key");
+        assert!(nodes.is_sorted_by(|&a, &b| self.key_of(0, a) < self.key_of(0, b)));
+        assert!(self.levels == 1 || row::len(self.row(self.top)) > 1);
+        self.check_sums(nodes);
     }
 
-    /// The level holds exactly the nodes that are as high, in the same order.
-    fn check_level(&self, level: usize, nodes: &[u32]) {
-        let mut node = HEAD;
-        for &next in nodes[1..]
-            .iter()
-            .filter(|&&node| self.node_height(node) > level)
-        {
-            let key: &[u8] = if node == HEAD { &[] } else { self.key(node) };
-            let next_key = self.key(next);
-            let common = common_bytes(key, next_key);
-            assert_eq!(self.link(node, level), link_to(next, next_key, common));
-            node = next;
+    /// What the links of a row lead to.
+    fn check_row(&self, level: usize, row: u32) -> Vec<u32> {
+        let links = self.row(row);
+        let to: Vec<u32> = (0..row::len(links))
+            .map(|at| row::link(links, at).to)
+            .collect();
+        assert!(!to.is_empty(), "no row is empty");
+        for (at, pair) in to.windows(2).enumerate() {
+            let [before, key] = [pair[0], pair[1]].map(|to| self.key_of(level, to));
+            let mark = Mark::of(key, common_bytes(before, key));
+            assert_eq!(row::link(links, at + 1).mark, mark);
         }
-        assert_eq!(self.link(node, level).next, NIL);
-        assert_eq!(node != HEAD, level < self.height, "the height is in use");
+        to
     }
 
     fn check_sums(&self, nodes: &[u32]) {
         let (mut data_bytes, mut charged_bytes, mut blocks) = (0, 0, BTreeSet::new());
         for &node in nodes {
-            let (key, value) = (self.key(node), self.value(node));
+            let (key, value) = (self.key_of(0, node), self.value(node));
             data_bytes += (key.len() + value.len()) as u64;
             charged_bytes += charge_bytes(key, value);
-            if self.value_len(node) == IN_BLOCK {
+            let bytes = self.arena.bytes(node);
+            if node::value_len(bytes) == IN_BLOCK {
                 assert!(value.len() > VALUE_INLINE_BYTES_MAX);
-                assert!(blocks.insert(self.block_number(node, key.len())));
+                assert!(blocks.insert(node::block_number(bytes)));
             }
-            let bytes = node_bytes(self.node_height(node), key.len(), inline_bytes(value));
-            assert_eq!(self.arena.granules(node), granules_for(bytes));
+            assert_eq!(self.arena.granules(node), granules_for(key, value));
         }
         assert_eq!(data_bytes, self.data_bytes);
         assert_eq!(charged_bytes, self.charged_bytes);
@@ -183,6 +182,87 @@ fn key_of(n: u64) -> [u8; 16] {
 /// One slab in each region may be used in part.
 const PARTLY_USED_BYTES: u64 = REGIONS as u64 * SLAB_BYTES as u64;
 
+/// In which order keys come and go.
+fn orders(count: u64) -> [Vec<u64>; 3] {
+    let mut shuffled: Vec<u64> = (0..count).collect();
+    shuffled.sort_unstable_by_key(|&n| scrambled(n));
+    [(0..count).collect(), (0..count).rev().collect(), shuffled]
+}
+
+#[test]
+fn many_entries_come_and_go_in_any_order() {
+    const COUNT: u64 = 6_000;
+    let key = |n: u64| {
+        format!(
+            "{}/{:05}",
+            ["a", "a/b", "c"][n as usize % 3],
+            n / 7 * 7 + n % 7
+        )
+    };
+    for coming in orders(COUNT) {
+        for going in orders(COUNT) {
+            let mut list = SkipList::new();
+            for &n in &coming {
+                assert!(list.insert_new(key(n).as_bytes(), &n.to_le_bytes()));
+            }
+            list.check();
+            assert!(list.levels >= 3, "there are levels to go down");
+            let keys: BTreeSet<String> = (0..COUNT).map(key).collect();
+            assert!(
+                list.iter()
+                    .map(|(k, _)| k)
+                    .eq(keys.iter().map(String::as_bytes))
+            );
+            for (done, &n) in going.iter().enumerate() {
+                assert_eq!(list.get(key(n).as_bytes()), Some(&n.to_le_bytes()[..]));
+                assert!(list.remove(key(n).as_bytes()));
+                assert!(!list.remove(key(n).as_bytes()));
+                if done % 997 == 0 {
+                    list.check();
+                }
+            }
+            list.check();
+            assert_eq!(list.levels, 1);
+        }
+    }
+}
+
+#[test]
+fn ascending_keys_fill_their_rows() {
+    let mut list = SkipList::new();
+    for n in 0..10_000_u32 {
+        list.insert_new(&n.to_be_bytes(), b"");
+    }
+    list.check();
+    let node_bytes = 10_000 * 16;
+    let row_bytes = list.live_bytes() - node_bytes;
+    assert!(
+        row_bytes <= 10_000 * 9,
+        "{row_bytes} bytes of links of 8 each"
+    );
+}
+
+#[test]
+fn an_entry_that_is_searched_for_from_anywhere_is_behind_or_at_the_key() {
+    let mut list = SkipList::new();
+    for n in (0..3_000_u32).step_by(3) {
+        list.insert_new(&n.to_be_bytes(), b"");
+    }
+    for n in 0..3_000_u32 {
+        let key = n.to_be_bytes();
+        let first = |from| list.range_from(from).next().map(|(k, _)| k.to_vec());
+        let multiple = |n: u32| (n < 3_000).then(|| n.to_be_bytes().to_vec());
+        assert_eq!(
+            first(Bound::Included(&key)),
+            multiple(n.next_multiple_of(3))
+        );
+        assert_eq!(
+            first(Bound::Excluded(&key)),
+            multiple((n + 1).next_multiple_of(3))
+        );
+    }
+}
+
 #[test]
 fn a_small_entry_costs_less_than_48_bytes_more_than_its_data() {
     let mut list = SkipList::new();
@@ -191,7 +271,7 @@ fn a_small_entry_costs_less_than_48_bytes_more_than_its_data() {
     }
     list.check();
     let overhead_bytes = (list.live_bytes() - list.data_bytes()) / 50_000;
-    assert!(overhead_bytes <= 32, "{overhead_bytes} bytes a key");
+    assert!(overhead_bytes <= 28, "{overhead_bytes} bytes a key");
     let unused_bytes = list.memory_bytes() - list.live_bytes();
     assert!(unused_bytes <= PARTLY_USED_BYTES, "{unused_bytes} unused");
 }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::kv::{ClientId, Restore};
+use crate::kv::{ClientId, Identity, Restore};
 use crate::limits;
 
 /// Small enough that everything expires and fills up within a few entries.

@@ -287,7 +287,9 @@ pub fn encode_answer(
     use pb::ErrorCode as Code;
     match answer {
         Answer::Applied(outcome) => encode_outcome(outcome),
-        Answer::Value(Some(value)) => response(StatusCode::Success, Some(Data::Payload(value))),
+        Answer::Value(Some(value)) => {
+            response(StatusCode::Success, Some(Data::Payload(value.freeze())))
+        }
         Answer::Value(None) => response(StatusCode::NotFound, None),
         Answer::Redirect(leader) => match address_of(leader) {
             Some(address) => response(StatusCode::Redirect, Some(Data::Address(address))),

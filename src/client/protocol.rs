@@ -4,23 +4,22 @@
 //! with [`encode_operation`], finds frames in what it receives, and understands
 //! them with [`decode_reply`] and [`decode_answer`].
 
+mod request;
+
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 use prost::Message;
 
+use self::request::RequestParts;
 use crate::client::ClientError;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::mem::Buffer;
-use crate::net::envelope::{EnvelopeError, decode_envelope, encode_call};
+use crate::net::envelope::{EnvelopeError, Method, decode_envelope, encode_call};
 use crate::pb::kv_operation_response::{Data, StatusCode};
-use crate::pb::{
-    ErrorCode, KvOperationRequest, KvOperationResponse, Meta, OperationType, Session,
-    StatusRequest, StatusResponse,
-};
+use crate::pb::{ErrorCode, KvOperationResponse, StatusRequest, StatusResponse};
 
-const KV_SERVICE: &str = "KVOperationService";
-const KV_METHOD: &str = "Execute";
+const KV_EXECUTE: Method = Method::new("KVOperationService", "Execute");
 const STATUS_SERVICE: &str = "StatusService";
 const STATUS_METHOD: &str = "Get";
 
@@ -161,36 +160,9 @@ pub fn encode_operation(
     operation: &Operation,
     identity: &Identity,
 ) {
-    let (kind, key, value) = match operation {
-        Operation::Put { key, value } => (OperationType::Put, key.clone(), value.clone()),
-        Operation::Update { key, value } => (OperationType::Update, key.clone(), value.clone()),
-        Operation::Get { key } => (OperationType::Get, key.clone(), Bytes::new()),
-        Operation::Remove { key } => (OperationType::Delete, key.clone(), Bytes::new()),
-        Operation::OpenSession => (OperationType::OpenSession, Bytes::new(), Bytes::new()),
-    };
-    let (meta, session) = match identity {
-        Identity::Uuid(uuid) => (Some(Meta { uuid: uuid.clone() }), None),
-        &Identity::Session {
-            id,
-            sequence,
-            acked_below,
-        } => (
-            None,
-            Some(Session {
-                id,
-                sequence,
-                acked_below,
-            }),
-        ),
-    };
-    let request = KvOperationRequest {
-        r#type: kind as i32,
-        meta,
-        key,
-        value,
-        session,
-    };
-    encode_call(out, KV_SERVICE, KV_METHOD, sequence_id, &request);
+    let request = RequestParts::new(operation, identity);
+    let bytes = request.encoded_len();
+    KV_EXECUTE.encode_call_with(out, sequence_id, bytes, |out| request.encode(out));
 }
 
 /// Appends a frame that asks a node for its status.

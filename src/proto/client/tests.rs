@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::net::envelope::read_envelope;
 use crate::net::frame;
 
 fn request(operation: i32, key: &[u8], value: usize) -> Result<Request, ClientError> {

@@ -338,7 +338,7 @@ impl Wal {
             let room = self.room();
             let records = work.take(room);
             if !records.is_empty() {
-                self.write_batch(disk, &records);
+                self.encode_and_store(disk, Buffer::new(), &records);
             } else if !self.roll(disk, first.encoded_len()) {
                 return false;
             }
@@ -351,12 +351,6 @@ impl Wal {
         self.active
             .as_ref()
             .map_or(0, |active| active.len - active.offset)
-    }
-
-    fn write_batch<D: Disk>(&mut self, disk: &mut D, records: &[Record<'_>]) {
-        let len: usize = records.iter().map(Record::encoded_len).sum();
-        let buffer = Buffer::with_capacity(BATCH_HEADER_BYTES + len);
-        self.encode_and_store(disk, buffer, records);
     }
 
     /// Stores `buffer`, which may hold the segment's header, with a batch behind it.

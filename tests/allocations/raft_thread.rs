@@ -61,7 +61,8 @@ impl Disk for NullDisk {
 
     fn read_file(&mut self, id: FileId, offset: u64, _len: usize) {
         let data = Bytes::new();
-        self.events.push_back(DiskEvent::FileRead { id, offset, data });
+        self.events
+            .push_back(DiskEvent::FileRead { id, offset, data });
     }
 
     fn remove_file(&mut self, _id: FileId) {}
@@ -267,14 +268,20 @@ fn the_leaders_raft_thread_allocates_nothing_for_puts_and_gets() {
         let done = |(_, answer): &(_, Answer)| *answer == Answer::Applied(Outcome::Created);
         assert!(cluster.answered.iter().all(done));
     }
-    assert!(growths <= 1 && puts <= 1, "{puts} allocations in {growths} of 400 batches of puts");
+    assert!(
+        growths <= 1 && puts <= 1,
+        "{puts} allocations in {growths} of 400 batches of puts"
+    );
     for round in 0..400 {
         assert_eq!(cluster.ask(gets(round)), 0, "by gets");
         let found = |(_, answer): &(_, Answer)| matches!(answer, Answer::Value(Some(_)));
         assert!(cluster.answered.iter().all(found));
     }
     let mapped = mem::stats().mapped_bytes - mapped_before;
-    assert!(mapped <= 4 << 20, "the pool grew by {mapped} bytes, for the log");
+    assert!(
+        mapped <= 4 << 20,
+        "the pool grew by {mapped} bytes, for the log"
+    );
 }
 
 #[test]
@@ -291,5 +298,8 @@ fn with_snapshots_the_log_keeps_its_room_and_only_their_blocks_are_allocated() {
     assert!(taken(&cluster) > before, "snapshots were taken meanwhile");
     // A block of a snapshot, its session table and its bookkeeping; nothing for each put.
     let puts = 1_000 * BATCH;
-    assert!(allocated * 20 < puts, "{allocated} allocations for {puts} puts");
+    assert!(
+        allocated * 20 < puts,
+        "{allocated} allocations for {puts} puts"
+    );
 }

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::mem::Buffer;
+use crate::net::envelope::read_envelope;
 use crate::net::frame;
 
 fn request(operation: i32, key: &[u8], value: usize) -> Result<Request, ClientError> {

@@ -28,7 +28,7 @@ pub(super) const WORKLOADS: [Workload; 9] = [
         encode_answer(Answer::Applied(Outcome::Created))
     }),
     Workload::new("codec/encode value", 2_000, || {
-        encode_answer(Answer::Value(Some(Bytes::from(vec![b'v'; 100]))))
+        encode_answer(Answer::Value(Some(Buffer::from(&[b'v'; 100][..]))))
     }),
     Workload::new("codec/decode created", 2_000, decode_created),
 ];

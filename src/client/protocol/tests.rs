@@ -177,7 +177,7 @@ proptest! {
         };
         let (mut out, mut expected) = (Buffer::new(), Buffer::new());
         encode_operation(&mut out, 7, &operations[kind], &identity);
-        let (service, method) = (KV_SERVICE, KV_METHOD);
+        let (service, method) = ("KVOperationService", "Execute");
         encode_call(&mut expected, service, method, 7, &request);
         prop_assert_eq!(&out[..], &expected[..]);
     }

@@ -1,15 +1,17 @@
 //! The central cache: for each size class the spans that have objects to give.
 //!
-//! Threads fetch and return objects in batches, so the lock of a class, which
-//! covers a few list operations for each object, is taken rarely. A span of which
-//! every object came back goes to the page cache, where it can become anything.
-//! Spans are asked for and given back outside the lock.
+//! Threads fetch and return objects in batches, so the lock of a class is taken
+//! rarely. Where one thread returns what another wants, objects wait in the transfer cache
+//! (`transfer.rs`) as they are; else they go back into their spans, a few list
+//! operations for each. A span of which every object came back goes to the page cache,
+//! where it can become anything. Spans are asked for and given back outside the lock.
 
 use std::ptr::NonNull;
 
 use super::size_class::SizeClass;
-use super::span::{Batch, Span, SpanList};
+use super::span::{FreeObject, Slot, Span, SpanList};
 use super::sync::{Mutex, const_new};
+use super::transfer::{Party, Transfer};
 
 /// Where spans come from and go to: the page cache, or a model of it.
 pub(super) trait SpanSource {
@@ -35,12 +37,17 @@ pub(super) struct CentralStats {
     pub(super) outside: usize,
 }
 
-/// The spans of one size class.
+/// The spans of one size class, and objects on their way from thread to thread.
 pub(super) struct CentralList {
     inner: Mutex<Inner>,
 }
 
 struct Inner {
+    spans: Spans,
+    transfer: Transfer,
+}
+
+struct Spans {
     partial: PartialSpans,
     stats: CentralStats,
 }
@@ -64,90 +71,115 @@ impl CentralList {
         pub(super) fn new() -> CentralList {
             CentralList {
                 inner: Mutex::new(Inner {
-                    partial: PartialSpans {
-                        lists: [const { SpanList::new() }; FULLNESS_COUNT],
-                        occupied: 0,
+                    spans: Spans {
+                        partial: PartialSpans {
+                            lists: [const { SpanList::new() }; FULLNESS_COUNT],
+                            occupied: 0,
+                        },
+                        stats: CentralStats { spans: 0, outside: 0 },
                     },
-                    stats: CentralStats { spans: 0, outside: 0 },
+                    transfer: Transfer::new(),
                 }),
             }
         }
     }
 
-    /// One to `want` objects, or none if the system has no more memory.
-    pub(super) fn fetch(&self, class: SizeClass, want: u32, source: &impl SpanSource) -> Batch {
-        debug_assert!(want > 0);
-        let mut batch = Batch::new();
+    /// Fills `slots` with objects, from the front, and returns how many it gave: at least
+    /// one, or none if the system has no more memory.
+    pub(super) fn fetch(
+        &self,
+        class: SizeClass,
+        slots: &mut [Slot],
+        taker: Party,
+        source: &impl SpanSource,
+    ) -> usize {
+        debug_assert!(!slots.is_empty());
         let mut inner = self.inner.lock();
-        while batch.len < want
-            && let Some((span, fullness)) = inner.partial.fullest()
+        let mut taken = inner.transfer.take(class, slots, taker);
+        let spans = &mut inner.spans;
+        spans.stats.outside += taken;
+        while taken < slots.len()
+            && let Some((span, fullness)) = spans.partial.fullest()
         {
             // SAFETY: the span is in the list that our lock guards.
             unsafe {
-                inner.partial.remove(span, fullness);
-                inner.take_from(span, class, want, &mut batch);
+                spans.partial.remove(span, fullness);
+                taken += spans.take_from(span, class, &mut slots[taken..]);
             }
         }
-        if batch.len > 0 {
-            return batch;
+        if taken > 0 {
+            return taken;
         }
         drop(inner);
         if let Some(span) = source.allocate_span(class) {
-            inner = self.inner.lock();
-            inner.stats.spans += 1;
+            let spans = &mut self.inner.lock().spans;
+            spans.stats.spans += 1;
             // From this very span, whatever came back meanwhile: a span of which nothing
             // goes out cannot come back, and would stay here for nothing.
             // SAFETY: the span is new, so it is in no list.
-            unsafe { inner.take_from(span, class, want, &mut batch) };
+            taken = unsafe { spans.take_from(span, class, slots) };
         }
-        batch
+        taken
     }
 
     /// Takes back objects.
     ///
     /// # Safety
-    /// They came from this list, are free, and belong to the batch.
-    pub(super) unsafe fn give(&self, class: SizeClass, mut batch: Batch, source: &impl SpanSource) {
+    /// They came from this list, are free, and nobody else's any more.
+    pub(super) unsafe fn give(
+        &self,
+        class: SizeClass,
+        objects: &[NonNull<FreeObject>],
+        giver: Party,
+        source: &impl SpanSource,
+    ) {
         let mut empty = SpanList::new();
         let mut inner = self.inner.lock();
-        while let Some(object) = batch.pop() {
-            let span = source.span_of(object.as_ptr().addr());
-            // SAFETY: the object is one of that span, which is of this class, and
-            // guarded by our lock.
-            unsafe {
-                let outside = span.as_ref().put_object(object);
-                inner.stats.outside -= 1;
-                let (was, is) = (fullness_of(class, outside + 1), fullness_of(class, outside));
-                let was_partial = outside + 1 < class.objects();
-                if was_partial && (was != is || outside == 0) {
-                    inner.partial.remove(span, was);
-                }
-                if outside == 0 {
-                    inner.stats.spans -= 1;
-                    empty.push_front(span);
-                } else if !was_partial || was != is {
-                    inner.partial.insert(span, is);
-                }
-            }
+        inner.spans.stats.outside -= objects.len();
+        if inner.transfer.put(objects, giver) {
+            return;
+        }
+        // SAFETY: as promised by the caller.
+        unsafe { inner.spans.put(class, objects, source, &mut empty) };
+        if inner.transfer.is_flooded(class) {
+            inner.drain(class, source, &mut empty);
         }
         drop(inner);
-        while let Some(span) = empty.front() {
-            // SAFETY: the span is in no list but our own, and no object is outside.
-            unsafe {
-                empty.remove(span);
-                source.free_span(span);
-            }
-        }
+        free_spans(empty, source);
+    }
+
+    /// Puts what is in the transfer cache into the spans, so that those that are not in
+    /// use can go.
+    pub(super) fn drain(&self, class: SizeClass, source: &impl SpanSource) {
+        let mut empty = SpanList::new();
+        self.inner.lock().drain(class, source, &mut empty);
+        free_spans(empty, source);
+    }
+
+    /// Makes room in the transfer cache as if threads had wanted it.
+    #[cfg(all(test, loom))]
+    pub(super) fn make_room(&self, class: SizeClass) {
+        self.inner.lock().transfer.make_room(class);
     }
 
     /// What is held at present.
     pub(super) fn stats(&self) -> CentralStats {
-        self.inner.lock().stats
+        self.inner.lock().spans.stats
     }
 }
 
 impl Inner {
-    /// Adds objects of a span to `batch`, and puts the span where it belongs then.
+    fn drain(&mut self, class: SizeClass, source: &impl SpanSource, empty: &mut SpanList) {
+        // SAFETY: what was in the transfer cache is free, and of this class.
+        unsafe {
+            self.spans.put(class, self.transfer.drain(), source, empty);
+        }
+    }
+}
+
+impl Spans {
+    /// Fills `slots` with objects of a span, and puts the span where it belongs then;
+    /// returns how many that were.
     ///
     /// # Safety
     /// The span is of this class, and in no list.
@@ -155,18 +187,62 @@ impl Inner {
         &mut self,
         span: NonNull<Span>,
         class: SizeClass,
-        want: u32,
-        batch: &mut Batch,
-    ) {
-        let before = batch.len;
+        slots: &mut [Slot],
+    ) -> usize {
         // SAFETY: as promised by the caller, who has `self` from under the lock.
-        unsafe {
-            let outside = span.as_ref().take_objects(class, want, batch);
+        let taken = unsafe {
+            let (taken, outside) = span.as_ref().take_objects(class, slots);
             if outside < class.objects() {
                 self.partial.insert(span, fullness_of(class, outside));
             }
+            taken
+        };
+        self.stats.outside += taken;
+        taken
+    }
+
+    /// Puts objects into their spans, and those spans of which none is outside any more
+    /// into `empty`, for the caller.
+    ///
+    /// # Safety
+    /// As for [`CentralList::give`].
+    unsafe fn put(
+        &mut self,
+        class: SizeClass,
+        objects: &[NonNull<FreeObject>],
+        source: &impl SpanSource,
+        empty: &mut SpanList,
+    ) {
+        for &object in objects {
+            let span = source.span_of(object.as_ptr().addr());
+            // SAFETY: the object is one of that span, which is of this class, and
+            // guarded by our lock.
+            unsafe {
+                let outside = span.as_ref().put_object(object);
+                let (was, is) = (fullness_of(class, outside + 1), fullness_of(class, outside));
+                let was_partial = outside + 1 < class.objects();
+                if was_partial && (was != is || outside == 0) {
+                    self.partial.remove(span, was);
+                }
+                if outside == 0 {
+                    self.stats.spans -= 1;
+                    empty.push_front(span);
+                } else if !was_partial || was != is {
+                    self.partial.insert(span, is);
+                }
+            }
         }
-        self.stats.outside += (batch.len - before) as usize;
+    }
+}
+
+/// Hands on spans of which no object is outside.
+fn free_spans(mut spans: SpanList, source: &impl SpanSource) {
+    while let Some(span) = spans.front() {
+        // SAFETY: the span is in no list but this one, and no object is outside.
+        unsafe {
+            spans.remove(span);
+            source.free_span(span);
+        }
     }
 }
 

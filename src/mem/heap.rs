@@ -6,14 +6,15 @@ use std::ptr::{self, NonNull};
 use super::block::HUGE_PAGE_BYTES;
 use super::central_cache::{CentralList, CentralStats, SpanSource};
 use super::page_cache::PageCache;
+use super::registry::Registry;
 use super::size_class::{
     CLASS_COUNT, PAGE_BYTES, PAGE_SHIFT, SMALL_ALIGN_MAX, SMALL_BYTES_MAX, SizeClass,
 };
-use super::span::{Batch, CHECKED, POISON, Span, SpanState};
+use super::span::{CHECKED, FreeObject, POISON, Slot, Span, SpanState};
 use super::stats::Stats;
-use super::sync::Mutex;
 use super::system::{self, dangling};
-use super::thread_cache::ThreadCache;
+use super::thread_cache::{TABLE_BYTES, ThreadCache};
+use super::transfer::Party;
 
 /// How much of a freed large block is filled where memory is checked, in bytes.
 const LARGE_POISON_BYTES: usize = 4096;
@@ -51,25 +52,18 @@ impl Kind {
 pub(super) struct Heap {
     pages: PageCache,
     central: [CentralList; CLASS_COUNT],
-    caches: Mutex<Vec<AttachedCache>>,
+    caches: Registry,
     /// Arranges for a thread's cache to be retired at its end; `false` if it is
     /// too late for that.
     on_attach: fn() -> bool,
 }
-
-/// A thread's cache, for looking at the lengths of its lists.
-struct AttachedCache(*const ThreadCache);
-
-// SAFETY: only the lengths are read by other threads, and they are atomics; a cache
-// leaves the registry, under its lock, before it is gone.
-unsafe impl Send for AttachedCache {}
 
 impl Heap {
     pub(super) const fn new(on_attach: fn() -> bool) -> Heap {
         Heap {
             pages: PageCache::new(),
             central: [const { CentralList::new() }; CLASS_COUNT],
-            caches: Mutex::new(Vec::new()),
+            caches: Registry::new(),
             on_attach,
         }
     }
@@ -78,11 +72,22 @@ impl Heap {
     /// the system has no more memory.
     #[inline]
     pub(super) fn allocate(&self, cache: &ThreadCache, layout: Layout) -> Option<NonNull<[u8]>> {
+        match SizeClass::of_common(layout) {
+            Some(class) => self.allocate_small(cache, class),
+            None => self.allocate_uncommon(cache, layout),
+        }
+    }
+
+    #[inline]
+    fn allocate_small(&self, cache: &ThreadCache, class: SizeClass) -> Option<NonNull<[u8]>> {
+        let object = cache.allocate(self, class)?;
+        Some(NonNull::slice_from_raw_parts(object, class.bytes()))
+    }
+
+    #[inline(never)]
+    fn allocate_uncommon(&self, cache: &ThreadCache, layout: Layout) -> Option<NonNull<[u8]>> {
         match Kind::of(layout) {
-            Kind::Small(class) => {
-                let object = cache.allocate(self, class)?;
-                Some(NonNull::slice_from_raw_parts(object, class.bytes()))
-            }
+            Kind::Small(class) => self.allocate_small(cache, class),
             Kind::Large(pages) => Some(self.allocate_large(pages, layout.align())?.0),
             Kind::Empty => Some(NonNull::slice_from_raw_parts(dangling(layout), 0)),
         }
@@ -117,6 +122,20 @@ impl Heap {
         block: NonNull<u8>,
         layout: Layout,
     ) {
+        // SAFETY: the layout fits the block, so the block is of that class; else as
+        // promised by the caller.
+        unsafe {
+            match SizeClass::of_common(layout) {
+                Some(class) => cache.deallocate(self, class, block),
+                None => self.deallocate_uncommon(cache, block, layout),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Heap::deallocate`].
+    #[inline(never)]
+    unsafe fn deallocate_uncommon(&self, cache: &ThreadCache, block: NonNull<u8>, layout: Layout) {
         match Kind::of(layout) {
             // SAFETY: the layout fits the block, so the block is of that class.
             Kind::Small(class) => unsafe { cache.deallocate(self, class, block) },
@@ -194,52 +213,57 @@ impl Heap {
         }
     }
 
-    pub(super) fn fetch(&self, class: SizeClass, want: u32) -> Batch {
-        self.central[class.index()].fetch(class, want, self)
+    /// See [`CentralList::fetch`].
+    pub(super) fn fetch(&self, class: SizeClass, slots: &mut [Slot], taker: Party) -> usize {
+        self.central[class.index()].fetch(class, slots, taker, self)
     }
 
     /// Takes back objects that a cache holds no longer.
-    pub(super) fn give(&self, class: SizeClass, batch: Batch) {
-        // SAFETY: what caches hold came from the central list of its class, is
-        // free, and moved into the batch.
-        unsafe { self.central[class.index()].give(class, batch, self) };
+    ///
+    /// # Safety
+    /// They came from [`Heap::fetch`] for that class, are free, and nobody else's.
+    pub(super) unsafe fn give(
+        &self,
+        class: SizeClass,
+        objects: &[NonNull<FreeObject>],
+        giver: Party,
+    ) {
+        // SAFETY: as promised by the caller.
+        unsafe { self.central[class.index()].give(class, objects, giver, self) };
     }
 
     /// Makes a thread's cache known; `false` if nothing would retire it.
     pub(super) fn attach(&self, cache: &ThreadCache) -> bool {
         (self.on_attach)() && {
-            self.caches.lock().push(AttachedCache(cache));
+            self.caches.add(cache);
             true
         }
     }
 
+    /// Forgets a cache that was attached.
     pub(super) fn detach(&self, cache: &ThreadCache) {
-        self.caches
-            .lock()
-            .retain(|attached| !ptr::eq(attached.0, cache));
+        self.caches.remove(cache);
     }
 
     /// Gives back to the system what can be given; returns how many bytes.
     pub(super) fn trim(&self, cache: &ThreadCache) -> usize {
         cache.flush(self);
+        for class in SizeClass::all() {
+            self.central[class.index()].drain(class, self);
+        }
         self.pages.release_idle_above(0)
     }
 
     /// How many objects of a class are outside and how many of them in the caches
     /// of threads.
     pub(super) fn outside_and_cached(&self, class: SizeClass) -> (CentralStats, usize) {
-        let caches = self.caches.lock();
-        let cached = caches
-            .iter()
-            // SAFETY: a cache detaches, under this lock, before it is gone, and this
-            // reads atomic lengths only.
-            .map(|attached| unsafe { &*attached.0 }.cached_objects(class) as usize)
-            .sum();
+        let cached = self.caches.cached_objects(class);
         (self.central[class.index()].stats(), cached)
     }
 
     pub(super) fn stats(&self) -> Stats {
         let pages = self.pages.stats();
+        let thread_caches = self.caches.count();
         let mut stats = Stats {
             live_bytes: pages.large_pages << PAGE_SHIFT,
             live_blocks: pages.large_blocks,
@@ -248,8 +272,8 @@ impl Heap {
             span_bytes: (pages.large_pages + pages.small_pages) << PAGE_SHIFT,
             mapped_bytes: pages.mapped_pages << PAGE_SHIFT,
             released_bytes: pages.released_pages << PAGE_SHIFT,
-            metadata_bytes: pages.metadata_bytes,
-            thread_caches: self.caches.lock().len(),
+            metadata_bytes: pages.metadata_bytes + thread_caches * TABLE_BYTES,
+            thread_caches,
             ..Stats::default()
         };
         for class in SizeClass::all() {

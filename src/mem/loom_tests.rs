@@ -1,6 +1,7 @@
 //! Models of what threads share, for `RUSTFLAGS="--cfg loom" cargo test --release --lib mem::`.
 
 use std::alloc::{Layout, alloc, dealloc};
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 use loom::sync::Arc;
@@ -9,8 +10,9 @@ use loom::thread;
 use super::central_cache::{CentralList, SpanSource};
 use super::page_map::PageMap;
 use super::size_class::{PAGE_BYTES, PAGE_SHIFT, SMALL_BYTES_MAX, SizeClass};
-use super::span::{Batch, FreeObject, Span, SpanState};
+use super::span::{FreeObject, Slot, Span, SpanState};
 use super::sync::Mutex;
+use super::transfer::Party;
 
 /// The map of the models: few entries, because loom follows each.
 type SmallMap = PageMap<2, 4>;
@@ -90,6 +92,10 @@ impl SpanSource for ModelSource {
     }
 }
 
+/// One for all threads, so that what comes back goes into its span and not into the
+/// transfer cache, except where room was made there.
+const PARTY: Party = 1;
+
 /// The class whose spans hold the fewest objects, so that they are used up and
 /// free again within a few steps.
 fn large_class() -> SizeClass {
@@ -97,31 +103,39 @@ fn large_class() -> SizeClass {
 }
 
 struct Shared {
+    class: SizeClass,
     list: CentralList,
     source: ModelSource,
 }
 
 impl Shared {
     fn new(spans: usize) -> Arc<Shared> {
+        let class = large_class();
         Arc::new(Shared {
+            class,
             list: CentralList::new(),
-            source: ModelSource::new(large_class(), spans),
+            source: ModelSource::new(class, spans),
         })
     }
 
-    fn fetch(&self, want: u32) -> Vec<Object> {
-        let mut batch = self.list.fetch(large_class(), want, &self.source);
-        std::iter::from_fn(|| batch.pop()).map(Object).collect()
+    fn fetch(&self, want: usize) -> Vec<Object> {
+        let mut slots: Vec<Slot> = (0..want).map(|_| MaybeUninit::uninit()).collect();
+        let fetched = self.list.fetch(self.class, &mut slots, PARTY, &self.source);
+        // SAFETY: that many were written.
+        let objects = slots.into_iter().take(fetched);
+        objects
+            .map(|slot| Object(unsafe { slot.assume_init() }))
+            .collect()
     }
 
     fn give(&self, objects: Vec<Object>) {
-        let mut batch = Batch::new();
-        objects.into_iter().for_each(|object| batch.push(object.0));
+        let objects: Vec<_> = objects.into_iter().map(|object| object.0).collect();
         // SAFETY: fetched from this list, and not used any more.
-        unsafe { self.list.give(large_class(), batch, &self.source) };
+        unsafe { self.list.give(self.class, &objects, PARTY, &self.source) };
     }
 
     fn check_all_returned(&self, spans: usize) {
+        self.list.drain(self.class, &self.source);
         let stats = self.list.stats();
         assert_eq!((stats.spans, stats.outside), (0, 0));
         assert_eq!(self.source.free_spans(), spans);
@@ -177,6 +191,25 @@ fn objects_freed_by_another_thread_come_back_while_the_maker_goes_on() {
         });
         let more = shared.fetch(1);
         more.iter().for_each(|object| object.use_it(3));
+        shared.give(more);
+        thread.join().unwrap();
+        shared.check_all_returned(2);
+    });
+}
+
+#[test]
+fn what_one_thread_gives_another_fetches_and_draining_meanwhile_loses_nothing() {
+    loom::model(|| {
+        let shared = Shared::new(2);
+        shared.list.make_room(shared.class);
+        let objects = shared.fetch(2);
+        let other = shared.clone();
+        let thread = thread::spawn(move || {
+            other.give(objects);
+            other.list.drain(other.class, &other.source);
+        });
+        let more = shared.fetch(2);
+        more.iter().for_each(|object| object.use_it(4));
         shared.give(more);
         thread.join().unwrap();
         shared.check_all_returned(2);

@@ -11,10 +11,10 @@
 //! ```text
 //!  Pool, Buffer          size and alignment → size class            pool.rs, size_class.rs
 //!    │
-//!  thread cache          a free list a class; no lock               thread_cache.rs
+//!  thread cache          a stack of free objects a class; no lock   thread_cache.rs
 //!    │ batches of objects
-//!  central cache         a class: spans with objects to give;       central_cache.rs
-//!    │ spans             one short lock a class
+//!  central cache         a class: objects between threads, and      transfer.rs
+//!    │ spans             spans with objects to give; a lock a class central_cache.rs
 //!  page cache            free spans, split and merged; one lock     page_cache.rs
 //!    │ regions
 //!  system                mmap, madvise                              system.rs
@@ -54,6 +54,8 @@ mod pool;
 mod prefetch;
 #[cfg(not(any(mem_passthrough, loom, miri)))]
 mod process;
+#[cfg(not(loom))]
+mod registry;
 mod size_class;
 mod span;
 mod stats;
@@ -61,6 +63,7 @@ mod sync;
 mod system;
 #[cfg(not(loom))]
 mod thread_cache;
+mod transfer;
 
 #[cfg(any(mem_passthrough, loom, miri))]
 use passthrough as backend;

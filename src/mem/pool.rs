@@ -32,7 +32,7 @@ pub fn stats() -> Stats {
 
 /// Gives the memory that is idle back to the system, that in the calling thread's
 /// cache included, and returns how many bytes that were. What other threads cache
-/// (2 MiB each at most) stays. Made for idle moments: the system call takes about
+/// (1 MiB each at most) stays. Made for idle moments: the system call takes about
 /// a millisecond for each 16 MiB, and what is used again has to be faulted in.
 pub fn trim() -> usize {
     backend::trim()

@@ -25,19 +25,30 @@ impl Drop for Guard {
     }
 }
 
+/// Lends this thread's cache.
+#[inline]
+fn with_cache<R>(f: impl FnOnce(&ThreadCache) -> R) -> R {
+    // Not `with`: the standard library has only this one inlined, and what is around
+    // the access is shorter than a call.
+    match CACHE.try_with(f) {
+        Ok(result) => result,
+        Err(_) => unreachable!("what has no destructor is there until the end"),
+    }
+}
+
 #[inline]
 pub(super) fn allocate(layout: Layout) -> Option<NonNull<[u8]>> {
-    CACHE.with(|cache| HEAP.allocate(cache, layout))
+    with_cache(|cache| HEAP.allocate(cache, layout))
 }
 
 pub(super) fn allocate_zeroed(layout: Layout) -> Option<NonNull<[u8]>> {
-    CACHE.with(|cache| HEAP.allocate_zeroed(cache, layout))
+    with_cache(|cache| HEAP.allocate_zeroed(cache, layout))
 }
 
 #[inline]
 pub(super) unsafe fn deallocate(block: NonNull<u8>, layout: Layout) {
     // SAFETY: as promised by the caller.
-    CACHE.with(|cache| unsafe { HEAP.deallocate(cache, block, layout) });
+    with_cache(|cache| unsafe { HEAP.deallocate(cache, block, layout) });
 }
 
 pub(super) unsafe fn resize_in_place(
@@ -54,5 +65,5 @@ pub(super) fn stats() -> Stats {
 }
 
 pub(super) fn trim() -> usize {
-    CACHE.with(|cache| HEAP.trim(cache))
+    with_cache(|cache| HEAP.trim(cache))
 }

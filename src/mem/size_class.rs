@@ -5,6 +5,8 @@
 //! up to [`SMALL_BYTES_MAX`], so that rounding up never costs more than one byte
 //! in eight above 128. The objects of a class are cut from spans of whole pages.
 
+use std::alloc::Layout;
+
 /// How many bits of an address are the offset in a page.
 pub(super) const PAGE_SHIFT: u32 = 13;
 /// The unit that spans are made of, in bytes. Twice the kernel's: half the
@@ -33,14 +35,22 @@ const LOOKUP_COUNT: usize = LOOKUP_FINE_MAX / 8 + 1 + (SMALL_BYTES_MAX - LOOKUP_
 
 /// How many bytes move between a thread and the central cache at a time, if
 /// [`BATCH_MAX`] objects are not fewer.
-const BATCH_BYTES: usize = 64 << 10;
+const BATCH_BYTES: usize = 16 << 10;
 const BATCH_MAX: usize = 64;
+/// What may wait of a class for another thread, in bytes and in objects: a burst of a few
+/// hundred blocks, as of a queue that fills while its reader is put off its core.
+const TRANSFER_BYTES_MAX: usize = 256 << 10;
+/// See [`SizeClass::transfer_max`].
+pub(super) const TRANSFER_OBJECTS_MAX: usize = 1024;
 /// A span holds this many objects, if that is not more than [`SPAN_BYTES_MIN_MAX`].
-const SPAN_OBJECTS_MIN: usize = 16;
+const SPAN_OBJECTS_MIN: usize = 4;
 const SPAN_BYTES_MIN_MAX: usize = 64 << 10;
 /// What one list of a thread cache may hold, in bytes and in objects.
 const LIST_BYTES_MAX: usize = 128 << 10;
-const LIST_OBJECTS_MAX: usize = 1024;
+const LIST_OBJECTS_MAX: usize = 512;
+
+/// How many objects all lists of a thread cache may hold together, each at its most.
+pub(super) const LIST_SLOTS: usize = list_slots();
 
 /// Names a class: its position in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,12 +64,22 @@ struct ClassInfo {
     objects: u32,
     batch: u32,
     list_max: u32,
+    transfer_max: u32,
 }
 
 static CLASSES: [ClassInfo; CLASS_SLOTS] = make_classes();
 static LOOKUP: [u8; LOOKUP_COUNT] = make_lookup();
 
 impl SizeClass {
+    /// The class of nearly every request: up to [`LOOKUP_FINE_MAX`] bytes, and not
+    /// aligned to more than every class is. Few instructions, so it is inlined.
+    #[inline]
+    pub(super) fn of_common(layout: Layout) -> Option<SizeClass> {
+        // One comparison for "not empty" too.
+        let is_common = layout.size().wrapping_sub(1) < LOOKUP_FINE_MAX && layout.align() <= 8;
+        is_common.then(|| SizeClass::of(layout.size()))
+    }
+
     /// The smallest class for `bytes`, which must be 1 to [`SMALL_BYTES_MAX`].
     ///
     /// If `bytes` is a multiple of an alignment up to [`SMALL_ALIGN_MAX`], the
@@ -114,6 +134,12 @@ impl SizeClass {
     #[inline]
     pub(super) fn list_max(self) -> u32 {
         CLASSES[self.index()].list_max
+    }
+
+    /// How many objects may wait in the transfer cache, at least a batch.
+    #[inline]
+    pub(super) fn transfer_max(self) -> u32 {
+        CLASSES[self.index()].transfer_max
     }
 }
 
@@ -172,6 +198,7 @@ const fn make_classes() -> [ClassInfo; CLASS_SLOTS] {
         objects: 0,
         batch: 0,
         list_max: 0,
+        transfer_max: 0,
     }; CLASS_SLOTS];
     let mut index = 0;
     while index < CLASS_COUNT {
@@ -184,10 +211,22 @@ const fn make_classes() -> [ClassInfo; CLASS_SLOTS] {
             objects: (pages * PAGE_BYTES / bytes) as u32,
             batch: batch as u32,
             list_max: clamp(LIST_BYTES_MAX / bytes, 2 * batch, LIST_OBJECTS_MAX) as u32,
+            transfer_max: clamp(TRANSFER_BYTES_MAX / bytes, batch, TRANSFER_OBJECTS_MAX) as u32,
         };
         index += 1;
     }
     classes
+}
+
+const fn list_slots() -> usize {
+    let classes = make_classes();
+    let mut slots = 0;
+    let mut index = 0;
+    while index < CLASS_COUNT {
+        slots += classes[index].list_max as usize;
+        index += 1;
+    }
+    slots
 }
 
 const fn make_lookup() -> [u8; LOOKUP_COUNT] {

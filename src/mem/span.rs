@@ -1,5 +1,6 @@
 //! Spans: runs of pages that are one thing, and the objects that are cut from them.
 
+use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 
 use super::size_class::{PAGE_SHIFT, SizeClass};
@@ -83,21 +84,17 @@ impl Span {
         self.start << PAGE_SHIFT
     }
 
-    /// Adds objects to `batch` until it has `want` or the span is used up; returns
-    /// how many are outside then.
+    /// Fills `slots` with objects, from the front, until the span is used up; returns
+    /// how many that were, and how many are outside then.
     ///
     /// # Safety
     /// The caller holds the lock of the central list of `class`, whose span this is.
-    pub(super) unsafe fn take_objects(
-        &self,
-        class: SizeClass,
-        want: u32,
-        batch: &mut Batch,
-    ) -> u32 {
+    pub(super) unsafe fn take_objects(&self, class: SizeClass, slots: &mut [Slot]) -> (usize, u32) {
         self.objects.with_mut(|objects| {
             // SAFETY: the lock of the central list guards the objects.
             let objects = unsafe { &mut *objects };
-            while batch.len < want {
+            let mut taken = 0;
+            for slot in slots {
                 let object = if let Some(object) = NonNull::new(objects.free) {
                     // SAFETY: what is in the list is free, and ours under the lock.
                     objects.free = unsafe { object.as_ref().next };
@@ -116,10 +113,11 @@ impl Span {
                 } else {
                     break;
                 };
-                objects.outside += 1;
-                batch.push(object);
+                slot.write(object);
+                taken += 1;
             }
-            objects.outside
+            objects.outside += taken as u32;
+            (taken, objects.outside)
         })
     }
 
@@ -221,47 +219,18 @@ impl SpanList {
     }
 }
 
-/// What a free block holds: the list goes through the blocks themselves.
+/// What a free block in a span holds: the list goes through the blocks themselves.
 #[repr(C)]
 pub(super) struct FreeObject {
     pub(super) next: *mut FreeObject,
 }
 
-/// A chain of free objects of one class, on its way between two tiers.
-pub(super) struct Batch {
-    head: *mut FreeObject,
-    pub(super) len: u32,
-}
-
-impl Batch {
-    pub(super) const fn new() -> Batch {
-        Batch {
-            head: ptr::null_mut(),
-            len: 0,
-        }
-    }
-
-    /// Adds a free object, which the batch owns from now on.
-    pub(super) fn push(&mut self, object: NonNull<FreeObject>) {
-        // SAFETY: a free object is owned by who holds it, and at least a pointer long.
-        unsafe { (*object.as_ptr()).next = self.head };
-        self.head = object.as_ptr();
-        self.len += 1;
-    }
-
-    pub(super) fn pop(&mut self) -> Option<NonNull<FreeObject>> {
-        let object = NonNull::new(self.head)?;
-        // SAFETY: the objects of a batch are free and owned by it.
-        self.head = unsafe { object.as_ref().next };
-        self.len -= 1;
-        Some(object)
-    }
-
-    /// Gives up the chain: head and length.
-    pub(super) fn into_raw(self) -> (*mut FreeObject, u32) {
-        (self.head, self.len)
-    }
-}
+/// Room for the name of a free object on its way between two tiers.
+///
+/// Outside of its span a free object is named by a table, not linked into a list:
+/// the thread that takes it then need not read it, which would fetch it from the
+/// cache of the thread that freed it, one object after the other.
+pub(super) type Slot = MaybeUninit<NonNull<FreeObject>>;
 
 /// Marks a block as free: the mark of a double free stands in its second word.
 ///

@@ -1,8 +1,11 @@
-//! The thread cache: a free list for each size class, touched by one thread only.
+//! The thread cache: a list of free objects for each size class, touched by one thread only.
 //!
-//! A hit is a load, a compare and two stores: no lock, no atomic operation (the
-//! length is an atomic for the eyes of [`super::stats()`], but is only loaded and
-//! stored). All decisions are made on a miss:
+//! A list is a stack of names in a table, not a chain through the objects. A hit is the
+//! load of a length, a compare, a store, and the load or store of a name: no lock, no
+//! atomic operation (the length is an atomic for the eyes of [`super::stats()`], but is
+//! only loaded and stored), and the object itself is not touched; if another thread
+//! freed it, its memory is still in the cache of another core. All decisions are
+//! made on a miss:
 //!
 //! - *Slow start*: a list begins with room for nothing and doubles its room with each
 //!   miss up to one batch, so that what is used twice costs no memory.
@@ -16,16 +19,24 @@
 //! has room for nothing, so every operation misses, and the miss decides: attach,
 //! or go to the central cache directly. So the hit path needs no such check.
 
-use std::cell::Cell;
+use std::cell::{Cell, UnsafeCell};
+use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
+use std::slice;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::heap::Heap;
-use super::size_class::{CLASS_COUNT, CLASS_SLOTS, SizeClass};
-use super::span::{Batch, CHECKED, FreeObject, check_not_free, check_poison, poison};
+use super::registry::Links;
+use super::size_class::{CLASS_COUNT, CLASS_SLOTS, LIST_SLOTS, PAGE_BYTES, SizeClass};
+use super::span::{CHECKED, FreeObject, Slot, check_not_free, check_poison, poison};
+use super::system;
+use super::transfer::Party;
 
 /// The room of all lists of one thread, in bytes.
-pub(super) const THREAD_CACHE_BYTES_MAX: usize = 2 << 20;
+pub(super) const THREAD_CACHE_BYTES_MAX: usize = 1 << 20;
+/// The address space of the table with the slots of all lists; memory is behind the
+/// pages that were touched.
+pub(super) const TABLE_BYTES: usize = (LIST_SLOTS * size_of::<Slot>()).next_multiple_of(PAGE_BYTES);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -47,10 +58,13 @@ pub(super) struct ThreadCache {
     hand: Cell<usize>,
     /// One bit for each list that ran over since it ran empty.
     ran_over: Cell<u128>,
+    links: UnsafeCell<Links>,
 }
 
 struct FreeList {
-    head: Cell<*mut FreeObject>,
+    /// The list's part of the table, of `list_max` slots; null while there is no table.
+    /// The first `len` of them hold objects.
+    slots: Cell<*mut Slot>,
     /// Written by the owner only. Never more than `room`.
     len: AtomicU32,
     /// How many objects the list may hold.
@@ -65,7 +79,13 @@ impl ThreadCache {
             room_bytes: Cell::new(0),
             hand: Cell::new(0),
             ran_over: Cell::new(0),
+            links: UnsafeCell::new(Links::new()),
         }
+    }
+
+    /// For the registry, which guards what is there.
+    pub(super) fn links(&self) -> *mut Links {
+        self.links.get()
     }
 
     /// An object of `class`, uninitialised; `None` if the system has no more memory.
@@ -98,7 +118,8 @@ impl ThreadCache {
         let object = object.cast();
         let list = self.list(class);
         if list.len() < list.room.get() {
-            list.push(object);
+            // SAFETY: there is room.
+            unsafe { list.push(object) };
         } else {
             self.deallocate_missed(heap, class, object);
         }
@@ -108,7 +129,7 @@ impl ThreadCache {
     #[inline(never)]
     fn allocate_missed(&self, heap: &Heap, class: SizeClass) -> Option<NonNull<FreeObject>> {
         if !self.is_attached(heap) {
-            return heap.fetch(class, 1).pop();
+            return self.fetch_one(heap, class);
         }
         let list = self.list(class);
         let (room, batch) = (list.room.get(), class.batch());
@@ -118,10 +139,21 @@ impl ThreadCache {
             self.ran_over.set(self.ran_over.get() & !bit(class));
             self.add_room(heap, class, batch.min(class.list_max() - room));
         }
-        let mut fetched = heap.fetch(class, list.room.get().clamp(1, batch));
-        let object = fetched.pop()?;
-        list.refill(fetched);
-        Some(object)
+        match list.room.get().min(batch) {
+            0 => self.fetch_one(heap, class),
+            want => {
+                list.refill(heap, class, want, self.party());
+                list.pop()
+            }
+        }
+    }
+
+    /// An object from the central cache, past the lists.
+    fn fetch_one(&self, heap: &Heap, class: SizeClass) -> Option<NonNull<FreeObject>> {
+        let mut slot = MaybeUninit::uninit();
+        let fetched = heap.fetch(class, slice::from_mut(&mut slot), self.party());
+        // SAFETY: what was fetched is written.
+        (fetched > 0).then(|| unsafe { slot.assume_init() })
     }
 
     #[cold]
@@ -139,13 +171,13 @@ impl ThreadCache {
                 self.give_back(heap, class, list.len().min(batch));
             }
             if list.len() < list.room.get() {
-                list.push(object);
+                // SAFETY: there is room.
+                unsafe { list.push(object) };
                 return;
             }
         }
-        let mut single = Batch::new();
-        single.push(object);
-        heap.give(class, single);
+        // SAFETY: the object came from the heap, and is handed over to us as free.
+        unsafe { heap.give(class, slice::from_ref(&object), self.party()) };
     }
 
     /// Gives everything back to the central cache; the lists start slowly again.
@@ -165,12 +197,18 @@ impl ThreadCache {
         self.flush(heap);
         if self.state.replace(State::Gone) == State::Attached {
             heap.detach(self);
+            self.drop_table();
         }
     }
 
     /// How many objects are in the list of `class`. Other threads may ask too.
     pub(super) fn cached_objects(&self, class: SizeClass) -> u32 {
         self.list(class).len()
+    }
+
+    /// What the central cache tells threads apart by.
+    fn party(&self) -> Party {
+        ptr::from_ref(self).addr()
     }
 
     #[inline]
@@ -183,11 +221,40 @@ impl ThreadCache {
         if self.state.get() == State::New {
             // Before the heap is asked: it may allocate.
             self.state.set(State::Gone);
-            if heap.attach(self) {
-                self.state.set(State::Attached);
+            if self.make_table() {
+                if heap.attach(self) {
+                    self.state.set(State::Attached);
+                } else {
+                    self.drop_table();
+                }
             }
         }
         self.state.get() == State::Attached
+    }
+
+    /// Gives each list its slots; `false` if the system has no memory.
+    fn make_table(&self) -> bool {
+        let Some(table) = system::map(TABLE_BYTES, PAGE_BYTES) else {
+            return false;
+        };
+        let mut slots = table.cast::<Slot>().as_ptr();
+        for class in SizeClass::all() {
+            self.list(class).slots.set(slots);
+            // SAFETY: the table has `list_max` slots for each class.
+            slots = unsafe { slots.add(class.list_max() as usize) };
+        }
+        true
+    }
+
+    /// Takes the slots away; the lists are empty and without room.
+    fn drop_table(&self) {
+        let first = SizeClass::all().next().expect("there are classes");
+        let table = self.list(first).slots.get();
+        for class in SizeClass::all() {
+            self.list(class).slots.set(ptr::null_mut());
+        }
+        // SAFETY: mapped in `make_table`, and no list leads there any more.
+        unsafe { system::unmap(table.cast(), TABLE_BYTES) };
     }
 
     /// Gives a list room for `more` objects, if that is to be had.
@@ -222,15 +289,20 @@ impl ThreadCache {
             .set(self.room_bytes.get() - taken as usize * class.bytes());
     }
 
+    /// Gives back `count` objects of a list, or all if it has fewer.
     fn give_back(&self, heap: &Heap, class: SizeClass, count: u32) {
-        let mut batch = Batch::new();
-        while batch.len < count
-            && let Some(object) = self.list(class).pop()
-        {
-            batch.push(object);
-        }
-        if batch.len > 0 {
-            heap.give(class, batch);
+        let list = self.list(class);
+        let left = list.len().saturating_sub(count);
+        let given = list.len() - left;
+        if given > 0 {
+            // First, so that what is given is nobody's but the slice's.
+            list.set_len(left);
+            // SAFETY: these slots held objects of the list, which came from the heap.
+            unsafe {
+                let first = list.slots.get().add(left as usize).cast();
+                let objects = slice::from_raw_parts(first, given as usize);
+                heap.give(class, objects, self.party());
+            }
         }
     }
 }
@@ -238,7 +310,7 @@ impl ThreadCache {
 impl FreeList {
     const fn new() -> FreeList {
         FreeList {
-            head: Cell::new(ptr::null_mut()),
+            slots: Cell::new(ptr::null_mut()),
             len: AtomicU32::new(0),
             room: Cell::new(0),
         }
@@ -259,27 +331,29 @@ impl FreeList {
 
     #[inline]
     fn pop(&self) -> Option<NonNull<FreeObject>> {
-        let object = NonNull::new(self.head.get())?;
-        // SAFETY: objects in the list are free and owned by it.
-        self.head.set(unsafe { (*object.as_ptr()).next });
-        self.set_len(self.len() - 1);
-        Some(object)
+        let left = self.len().checked_sub(1)?;
+        self.set_len(left);
+        // SAFETY: the slots below the length hold objects.
+        Some(unsafe { (*self.slots.get().add(left as usize)).assume_init() })
     }
 
+    /// # Safety
+    /// The list has room; the object is free, of the class of the list, and handed over.
     #[inline]
-    fn push(&self, object: NonNull<FreeObject>) {
-        // SAFETY: the object is free, handed to the list, and at least a pointer long.
-        unsafe { (*object.as_ptr()).next = self.head.get() };
-        self.head.set(object.as_ptr());
-        self.set_len(self.len() + 1);
+    unsafe fn push(&self, object: NonNull<FreeObject>) {
+        let len = self.len();
+        // SAFETY: `room` is at most the number of slots.
+        unsafe { (*self.slots.get().add(len as usize)).write(object) };
+        self.set_len(len + 1);
     }
 
-    /// Takes over a batch; the list is empty.
-    fn refill(&self, batch: Batch) {
-        debug_assert!(self.head.get().is_null(), "only an empty list is refilled");
-        let (head, len) = batch.into_raw();
-        self.head.set(head);
-        self.set_len(len);
+    /// Fetches `want` objects, or fewer; the list is empty, and has that much room.
+    fn refill(&self, heap: &Heap, class: SizeClass, want: u32, taker: Party) {
+        debug_assert!(self.len() == 0 && want <= self.room.get());
+        // SAFETY: `room` is at most the number of slots, and only this thread uses them.
+        let slots = unsafe { slice::from_raw_parts_mut(self.slots.get(), want as usize) };
+        let fetched = heap.fetch(class, slots, taker);
+        self.set_len(fetched as u32);
     }
 }
 

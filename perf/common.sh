@@ -23,6 +23,13 @@ wrong_usage() {
   say "$*; try --help"
   exit 2
 }
+# The options of these names have to be whole numbers above 0.
+whole() {
+  local name
+  for name; do
+    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || wrong_usage "--$name: ${!name} is not a whole number above 0"
+  done
+}
 # The comment at the head of the script.
 show_help() { sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"; }
 
@@ -59,6 +66,7 @@ clean_up() {
   trap '' INT TERM
   end_processes "${started[@]}"
   if [[ -n $dir ]]; then rm -rf -- "$dir"; fi
+  if ((code)); then say "ended early, with code $code"; fi
   exit "$code"
 }
 
@@ -161,11 +169,12 @@ wait_for_leader() {
   done
 }
 
-# Prints the process of the leader.
+# Prints the process of the leader; while there is none, that of the node that leads first.
 leader_pid() {
-  local pids
+  local pids leader
   read -ra pids <<<"${cluster_pids[$1]}"
-  printf '%s' "${pids[$(leader_of "$1")]}"
+  leader=$(leader_of "$1")
+  printf '%s' "${pids[${leader:-0}]}"
 }
 
 # Prints the processes of a cluster, the leader's first, as options of raft_bench.
@@ -214,15 +223,19 @@ anonymous_kib() {
 }
 
 # Writes updates until each of so many keys has been written with great probability:
-# fill NAME KEYS TIMES SECONDS_AT_MOST [OPTIONS OF raft_bench]. TIMES 3 leaves out 5 %.
+# fill NAME KEYS TIMES SECONDS_AT_MOST PIPELINE [OPTIONS OF raft_bench]. With TIMES 3
+# one key of twenty is left out.
 fill() {
-  local name=$1 keys=$2 times=$3 most=$4 json count=0 end
-  shift 4
+  local name=$1 keys=$2 times=$3 most=$4 pipeline=$5 json count=0 end slice
+  shift 5
   end=$((SECONDS + most))
+  # Where values are large two seconds may be too short for an answer.
+  slice=$((pipeline > 1 ? 2 : 10))
   while ((count < keys * times && SECONDS < end)); do
-    json=$(bench "$name" 2 --warm-up 0 --connections 64 --pipeline 16 --keys "$keys" \
-      --seed "$((count + 1))" "$@")
-    count=$((count + $(field operations "$json")))
+    if json=$(bench "$name" "$slice" --warm-up 0 --connections 64 --pipeline "$pipeline" --keys "$keys" \
+      --seed $((count + 1)) "$@"); then
+      count=$((count + $(field operations "$json")))
+    fi
   done
 }
 

@@ -40,6 +40,8 @@ while (($#)); do
   esac
 done
 
+whole nodes seconds frequency top port
+
 # Frame pointers make stacks cheap to walk and whole; code with them has a directory of
 # its own, so that the ordinary build stays as it is.
 build_with_frame_pointers() {

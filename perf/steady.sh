@@ -91,24 +91,27 @@ report() {
     printf "| %d | %.0f | %.0f | %.0f | %.0f | %.1f | %.1f | %s |\n", $1 * interval, $2, $3, $4, $5, $5 / ($3 > 0 ? $3 : 1), $6, memory
   }' "$dir/$1.rows"
   echo
-  verdict "$1" 'CPU µs/op' 6
+  verdict "$1" 'CPU µs/op' 6 "$growth_percent"
+  # How the machine does meets latency far more than what an operation costs.
   verdict "$1" 'p50 µs' 3
   verdict "$1" 'p99.9 µs' 5
   local column columns
   columns=$(awk 'NR == 1 { print NF }' "$dir/$1.rows")
   for ((column = 7; column <= columns; column++)); do
-    verdict "$1" "memory of process $((column - 7)), MiB" "$column"
+    verdict "$1" "memory of process $((column - 7)), MiB" "$column" "$growth_percent"
   done
 }
 
-# Says whether a column grows.
+# Says how a column has changed, and with a fourth argument whether it grows: by more
+# than so many percent.
 verdict() {
   local third=$((steps / 3)) first last
   first=$(head -n "$third" "$dir/$1.rows" | awk -v c="$3" '{ print $c }' | median)
   last=$(tail -n "$third" "$dir/$1.rows" | awk -v c="$3" '{ print $c }' | median)
-  awk -v what="$2" -v a="$first" -v b="$last" -v most="$growth_percent" 'BEGIN {
+  awk -v what="$2" -v a="$first" -v b="$last" -v most="${4:-}" 'BEGIN {
     change = 100 * (b / (a > 0 ? a : 1) - 1)
-    printf "- %s: %.1f in the first third, %.1f in the last (%+.0f %%): %s\n", what, a, b, change, (change > most ? "**grows**" : "does not grow")
+    grows = most == "" ? "" : change > most + 0 ? ": **grows**" : ": does not grow"
+    printf "- %s: %.1f in the first third, %.1f in the last (%+.0f %%)%s\n", what, a, b, change, grows
   }'
 }
 

@@ -274,7 +274,7 @@ fn client_seeds() -> Vec<(String, Vec<u8>)> {
         seeds.push((format!("request-{number}"), request));
     }
     let answers = [
-        Answer::Value(Some(Bytes::from_static(b"value"))),
+        Answer::Value(Some(Buffer::from(&b"value"[..]))),
         Answer::Redirect(NodeId(0)),
         Answer::OutcomeUnknown,
         Answer::Busy,

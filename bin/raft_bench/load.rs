@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crossbeam_channel::Sender;
 use raftkv::client::ClientError;
 use raftkv::client::protocol::{self, Answer, Outcome};
-use raftkv::client::request::{Request, RequestEncoder};
+use raftkv::client::request::Request;
 use raftkv::net::frame::Body;
 use raftkv::net::{CloseReason, ConnectionId, ConnectorId, Handler, Io, TimerId};
 use raftkv::pb::OperationType;
@@ -79,7 +79,6 @@ pub struct Load {
     /// Lanes that may have room, each once; the first is the next. For an open loop.
     with_room: VecDeque<usize>,
     alarms: HashMap<TimerId, Alarm>,
-    encoder: RequestEncoder,
     tally: Tally,
     /// Which interval it is.
     interval: usize,
@@ -108,7 +107,6 @@ impl Load {
             by_connector: HashMap::new(),
             with_room: VecDeque::new(),
             alarms: HashMap::new(),
-            encoder: RequestEncoder::default(),
             tally: Tally::new(),
             interval: 0,
             tallies,
@@ -182,9 +180,8 @@ impl Load {
             value: drawn.value,
             name,
         };
-        let encoder = &mut self.encoder;
         // If the connection takes nothing any more, its end is about to be told.
-        io.send_with(connection, |out| encoder.encode(out, sequence_id, &request));
+        io.send_with(connection, |out| request.encode_call(out, sequence_id));
     }
 
     /// A lane may have room: sends what a closed loop has to send there; an open loop sends
@@ -313,8 +310,7 @@ impl Load {
             value: &[],
             name,
         };
-        let encoder = &mut self.encoder;
-        io.send_with(connection, |out| encoder.encode(out, sequence_id, &request));
+        io.send_with(connection, |out| request.encode_call(out, sequence_id));
     }
 
     fn take_answer(&mut self, io: &mut Io, lane: usize, body: Bytes) -> Result<(), ()> {

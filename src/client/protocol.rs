@@ -10,15 +10,13 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::client::ClientError;
-use crate::client::request::{Request, RequestEncoder};
+use crate::client::request::Request;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::mem::Buffer;
 use crate::net::envelope::{EnvelopeError, decode_envelope, encode_call};
 use crate::pb::kv_operation_response::{Data, StatusCode};
 use crate::pb::{ErrorCode, KvOperationResponse, OperationType, StatusRequest, StatusResponse};
 
-pub(super) const KV_SERVICE: &str = "KVOperationService";
-pub(super) const KV_METHOD: &str = "Execute";
 const STATUS_SERVICE: &str = "StatusService";
 const STATUS_METHOD: &str = "Get";
 
@@ -163,14 +161,14 @@ pub struct Reply {
 /// same when it is repeated; a write without an [`Identity`] of its own is named by
 /// (uuid, sequence id). `operation` must have passed [`Operation::check`].
 ///
-/// A program that sends many keeps a [`RequestEncoder`].
+/// A program that sends many makes a [`Request`] of its own parts.
 pub fn encode_operation(
     out: &mut Buffer,
     sequence_id: u64,
     operation: &Operation,
     identity: &Identity,
 ) {
-    RequestEncoder::default().encode(out, sequence_id, &Request::new(operation, identity));
+    Request::new(operation, identity).encode_call(out, sequence_id);
 }
 
 /// Appends a frame that asks a node for its status.

@@ -2,23 +2,27 @@
 //! that send many.
 
 use bytes::BufMut;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use prost::encoding::encoded_len_varint;
 
-use crate::client::protocol::{Identity, KV_METHOD, KV_SERVICE, Operation};
+use crate::client::protocol::{Identity, Operation};
 use crate::mem::Buffer;
-use crate::net::envelope::encode_call_prefix;
+use crate::net::envelope::Method;
+use crate::net::wire::{field_len, put_field, put_varint};
 use crate::pb::OperationType;
 
-// The fields of `KVOperationRequest`, and of `Meta` and `Session` in it.
-const TYPE: u32 = 1;
-const META: u32 = 2;
-const KEY: u32 = 3;
-const VALUE: u32 = 4;
-const SESSION: u32 = 16;
-const META_UUID: u32 = 1;
-const SESSION_ID: u32 = 1;
-const SESSION_SEQUENCE: u32 = 2;
-const SESSION_ACKED_BELOW: u32 = 3;
+const KV_EXECUTE: Method = Method::new("KVOperationService", "Execute");
+
+// The keys of the fields of `KVOperationRequest`, and of `Meta` and `Session` in it.
+const KEY_TYPE: u8 = 0x08;
+const KEY_META: u8 = 0x12;
+const KEY_KEY: u8 = 0x1a;
+const KEY_VALUE: u8 = 0x22;
+/// Field 16, whose key has two bytes.
+const KEY_SESSION: [u8; 2] = [0x82, 0x01];
+const KEY_UUID: u8 = 0x0a;
+/// The first of the three fields of `Session`, and how far it is from one to the next.
+const KEY_SESSION_ID: u8 = 0x08;
+const KEY_STEP: u8 = 0x08;
 
 /// An [`Operation`] under its name, borrowed. Must be one that passes
 /// [`Operation::check`].
@@ -80,80 +84,73 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Writes requests; keeps the buffer that it needs for that.
-#[derive(Debug, Default)]
-pub struct RequestEncoder {
-    /// The envelope begins with the length and the checksum of what follows, so that
-    /// this is written first.
-    payload: Buffer,
-}
-
-impl RequestEncoder {
-    /// Appends a frame with `request`. Each call has a sequence id of its own, the same
+impl Request<'_> {
+    /// Appends a frame with the request. Each call has a sequence id of its own, the same
     /// when it is repeated; a write that is named by a uuid is named by both together.
-    pub fn encode(&mut self, out: &mut Buffer, sequence_id: u64, request: &Request<'_>) {
-        self.payload.clear();
-        write_payload(&mut self.payload, request);
-        let checksum = crc32fast::hash(&self.payload);
-        let bytes = self.payload.len();
-        encode_call_prefix(out, KV_SERVICE, KV_METHOD, sequence_id, bytes, checksum);
-        out.extend_from_slice(&self.payload);
+    #[inline]
+    pub fn encode_call(&self, out: &mut Buffer, sequence_id: u64) {
+        KV_EXECUTE.encode_call_with(out, sequence_id, self.encoded_len(), |out| self.encode(out));
     }
-}
 
-/// The bytes of prost's encoding of `pb::KvOperationRequest`, which the tests compare:
-/// fields in order, those with their default value left out.
-fn write_payload(out: &mut Buffer, request: &Request<'_>) {
-    write_number(out, TYPE, request.kind as u64);
-    if let Name::Uuid(uuid) = request.name {
-        let len = match uuid.len() {
-            0 => 0,
-            len => 1 + encoded_len_varint(len as u64) + len,
+    fn encoded_len(&self) -> usize {
+        let kind = if self.kind as i32 == 0 { 0 } else { 2 };
+        let name = match self.name {
+            Name::Uuid(uuid) => {
+                let meta = field_len(uuid.as_bytes());
+                1 + encoded_len_varint(meta as u64) + meta
+            }
+            Name::Session { .. } => 2 + 1 + session_len(self.name.numbers()),
         };
-        write_length(out, META, len);
-        write_bytes(out, META_UUID, uuid.as_bytes());
+        kind + name + field_len(self.key) + field_len(self.value)
     }
-    write_bytes(out, KEY, request.key);
-    write_bytes(out, VALUE, request.value);
-    if let Name::Session {
-        id,
-        sequence,
-        acked_below,
-    } = request.name
-    {
-        let fields = [
-            (SESSION_ID, id),
-            (SESSION_SEQUENCE, sequence),
-            (SESSION_ACKED_BELOW, acked_below),
-        ];
-        let lens = fields.map(|(_, number)| match number {
-            0 => 0,
-            number => 1 + encoded_len_varint(number),
-        });
-        write_length(out, SESSION, lens.iter().sum());
-        for (tag, number) in fields {
-            write_number(out, tag, number);
+
+    /// The bytes of prost's encoding of `pb::KvOperationRequest`, which the tests compare:
+    /// fields in order, those with their default value left out.
+    fn encode(&self, out: &mut Buffer) {
+        if self.kind as i32 != 0 {
+            // Below 128, all of them.
+            out.put_slice(&[KEY_TYPE, self.kind as u8]);
+        }
+        if let Name::Uuid(uuid) = self.name {
+            out.put_u8(KEY_META);
+            put_varint(out, field_len(uuid.as_bytes()) as u64);
+            put_field(out, KEY_UUID, uuid.as_bytes());
+        }
+        put_field(out, KEY_KEY, self.key);
+        put_field(out, KEY_VALUE, self.value);
+        if let Name::Session { .. } = self.name {
+            let numbers = self.name.numbers();
+            out.put_slice(&KEY_SESSION);
+            // Three numbers have less than 128 bytes.
+            out.put_u8(session_len(numbers) as u8);
+            let mut key = KEY_SESSION_ID;
+            for number in numbers {
+                if number != 0 {
+                    out.put_u8(key);
+                    put_varint(out, number);
+                }
+                key += KEY_STEP;
+            }
         }
     }
 }
 
-fn write_number(out: &mut Buffer, tag: u32, number: u64) {
-    if number != 0 {
-        encode_key(tag, WireType::Varint, out);
-        encode_varint(number, out);
+impl Name<'_> {
+    fn numbers(self) -> [u64; 3] {
+        match self {
+            Name::Uuid(_) => [0; 3],
+            Name::Session {
+                id,
+                sequence,
+                acked_below,
+            } => [id, sequence, acked_below],
+        }
     }
 }
 
-fn write_bytes(out: &mut Buffer, tag: u32, bytes: &[u8]) {
-    if !bytes.is_empty() {
-        write_length(out, tag, bytes.len());
-        out.put_slice(bytes);
-    }
-}
-
-fn write_length(out: &mut Buffer, tag: u32, len: usize) {
-    encode_key(tag, WireType::LengthDelimited, out);
-    encode_varint(len as u64, out);
+fn session_len(numbers: [u64; 3]) -> usize {
+    let fields = numbers.into_iter().filter(|number| *number != 0);
+    fields.map(|number| 1 + encoded_len_varint(number)).sum()
 }
 
 #[cfg(test)]
@@ -190,7 +187,13 @@ mod tests {
             session,
         };
         let mut out = Buffer::default();
-        encode_call(&mut out, KV_SERVICE, KV_METHOD, sequence_id, &message);
+        encode_call(
+            &mut out,
+            KV_EXECUTE.service(),
+            KV_EXECUTE.name(),
+            sequence_id,
+            &message,
+        );
         assert_eq!(
             KvOperationRequest::decode(&message.encode_to_vec()[..]),
             Ok(message)
@@ -219,13 +222,8 @@ mod tests {
                 Some([id, sequence, acked_below]) => Name::Session { id, sequence, acked_below },
             };
             let request = Request { kind, key: &key, value: &value, name };
-            let mut encoder = RequestEncoder::default();
             let mut out = Buffer::default();
-            // Twice: what the first has left in the encoder is not in the second.
-            for _ in 0..2 {
-                out.clear();
-                encoder.encode(&mut out, sequence_id, &request);
-            }
+            request.encode_call(&mut out, sequence_id);
             prop_assert_eq!(out.to_vec(), reference(sequence_id, &request));
         }
     }

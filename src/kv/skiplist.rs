@@ -52,9 +52,6 @@ const REGIONS: u8 = 2;
 /// How many levels there can be. Two rows side by side hold 16 links or more, if they
 /// are not apart on the level above, so twelve levels are more than handles can name.
 const LEVELS_MAX: usize = 12;
-/// How many nodes ahead a scan asks for the cache line of one, within a row.
-const SCANNED_AHEAD: usize = 12;
-
 /// A link: its row, and its place in there.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
@@ -244,12 +241,22 @@ impl<A: Allocator + Clone> SkipList<A> {
         if is_excluded || trail.found.is_none() {
             return self.entries_behind(trail);
         }
-        Iter { list: self, trail }
+        self.entries_from(trail)
     }
 
     fn entries_behind(&self, mut trail: Trail) -> Iter<'_, A> {
         trail.places[0].at += 1;
-        Iter { list: self, trail }
+        self.entries_from(trail)
+    }
+
+    fn entries_from(&self, trail: Trail) -> Iter<'_, A> {
+        let row = self.row(trail.places[0].row);
+        Iter {
+            list: self,
+            row,
+            at: trail.places[0].at,
+            trail,
+        }
     }
 
     /// Goes down to the last link that is not behind `key`, and returns what it leads to
@@ -380,15 +387,14 @@ impl<A: Allocator + Clone> SkipList<A> {
         node::key(self.arena.bytes(to))
     }
 
-    /// Asks for the node of a link of the lowest level.
-    #[inline(always)]
-    fn prefetch_node(&self, row: &Row, at: usize) {
-        prefetch(self.arena.bytes(row::link(row, at).to));
-    }
-
     #[inline(always)]
     fn value(&self, node: u32) -> &[u8] {
-        let bytes = self.arena.bytes(node);
+        self.value_in(self.arena.bytes(node))
+    }
+
+    /// The value of the node that begins with `bytes`.
+    #[inline(always)]
+    fn value_in<'a>(&'a self, bytes: &'a [u8]) -> &'a [u8] {
         match node::value_len(bytes) {
             IN_BLOCK => &self.blocks[node::block_number(bytes)],
             len => &bytes[KEY_AT + node::key_len(bytes)..][..usize::from(len)],
@@ -444,7 +450,10 @@ impl Default for Trail {
 /// Entries in key order.
 pub struct Iter<'a, A: Allocator + Clone = StoreAlloc> {
     list: &'a SkipList<A>,
-    /// Of the next entry; on the lowest level it may be behind the end of a row.
+    /// Where the next entry is, maybe behind the end of the row.
+    row: &'a Row,
+    at: usize,
+    /// The way to that row; its place on the lowest level is not kept up.
     trail: Trail,
 }
 
@@ -454,19 +463,31 @@ impl<A: Allocator + Clone> Iter<'_, A> {
     fn next_row(&mut self) -> bool {
         for level in 1..self.list.levels {
             let place = &mut self.trail.places[level];
-            let row = self.list.row(place.row);
-            if place.at + 1 < row::len(row) {
+            let links = self.list.row(place.row);
+            if place.at + 1 < row::len(links) {
                 place.at += 1;
-                let to = row::link(row, place.at).to;
+                let to = row::link(links, place.at).to;
                 self.list.enter(&mut self.trail, level, to);
-                let row = self.list.row(self.trail.places[0].row);
-                for at in 0..row::len(row).min(SCANNED_AHEAD) {
-                    self.list.prefetch_node(row, at);
-                }
+                self.row = self.list.row(self.trail.places[0].row);
+                self.at = 0;
+                self.prefetch_row_behind();
                 return true;
             }
         }
         false
+    }
+
+    /// Asks for the nodes of the row behind: their misses overlap with each other, and with
+    /// what is done with the entries of this one.
+    fn prefetch_row_behind(&self) {
+        let Place { row: above, at } = self.trail.places[1];
+        let above = self.list.row(above);
+        if at + 1 < row::len(above) {
+            let behind = self.list.row(row::link(above, at + 1).to);
+            for at in 0..row::len(behind) {
+                prefetch(self.list.arena.bytes(row::link(behind, at).to));
+            }
+        }
     }
 }
 
@@ -481,19 +502,12 @@ impl<'a, A: Allocator + Clone> Iterator for Iter<'a, A> {
 
     #[inline]
     fn next(&mut self) -> Option<(&'a [u8], &'a [u8])> {
-        if self.trail.places[0].at >= row::len(self.list.row(self.trail.places[0].row))
-            && !self.next_row()
-        {
+        if self.at >= row::len(self.row) && !self.next_row() {
             return None;
         }
-        let Place { row, at } = self.trail.places[0];
-        self.trail.places[0].at += 1;
-        let links = self.list.row(row);
-        if at + SCANNED_AHEAD < row::len(links) {
-            self.list.prefetch_node(links, at + SCANNED_AHEAD);
-        }
-        let node = row::link(links, at).to;
-        Some((self.list.key_of(0, node), self.list.value(node)))
+        let node = self.list.arena.bytes(row::link(self.row, self.at).to);
+        self.at += 1;
+        Some((node::key(node), self.list.value_in(node)))
     }
 }
 

@@ -275,6 +275,20 @@ impl From<&[u8]> for Buffer {
     }
 }
 
+impl Clone for Buffer {
+    fn clone(&self) -> Buffer {
+        Buffer::from(&self[..])
+    }
+}
+
+impl PartialEq for Buffer {
+    fn eq(&self, other: &Buffer) -> bool {
+        self[..] == other[..]
+    }
+}
+
+impl Eq for Buffer {}
+
 /// Length and capacity; the bytes are somebody's data.
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,12 +10,16 @@
 use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use prost::encoding::{
-    DecodeContext, WireType, decode_key, decode_varint, encode_varint, encoded_len_varint,
-    skip_field,
+    DecodeContext, WireType, decode_key, decode_varint, encoded_len_varint, skip_field,
 };
 
+mod method;
+
 use super::frame;
+use super::wire::{put_field, put_varint, take_varint};
 use crate::mem::Buffer;
+
+pub use method::Method;
 
 const SERVICE_NAME: u32 = 1;
 const METHOD_NAME: u32 = 2;
@@ -197,11 +201,7 @@ fn put_prefix(
     let prefix_bytes = prefix_len(service, method, sequence, payload_bytes);
     out.put_slice(&frame::header(prefix_bytes + payload_bytes));
     for (tag, text) in [(SERVICE_NAME, service), (METHOD_NAME, method)] {
-        if !text.is_empty() {
-            out.put_u8(key(tag, WireType::LengthDelimited));
-            encode_varint(text.len() as u64, out);
-            out.put_slice(text.as_bytes());
-        }
+        put_field(out, key(tag, WireType::LengthDelimited), text.as_bytes());
     }
     if sequence != 0 {
         out.put_u8(key(SEQUENCE_ID, WireType::SixtyFourBit));
@@ -214,7 +214,7 @@ fn put_prefix(
         out.put_u8(key(PAYLOAD_CHECKSUM, WireType::ThirtyTwoBit));
         out.put_u32_le(payload_checksum);
         out.put_u8(key(PAYLOAD, WireType::LengthDelimited));
-        encode_varint(payload_bytes as u64, out);
+        put_varint(out, payload_bytes as u64);
     }
 }
 
@@ -272,23 +272,29 @@ impl<'a> Fields<'a> {
         let mut rest = body;
         let service = usual_name(&mut rest, SERVICE_NAME)?;
         let method = usual_name(&mut rest, METHOD_NAME)?;
-        let (fixed, mut rest) = rest.split_first_chunk::<20>()?;
-        let [k3, s0, s1, s2, s3, s4, s5, s6, s7, tail @ ..] = *fixed;
-        let [k4, z0, z1, z2, z3, k5, c0, c1, c2, c3, k6] = tail;
-        let keys = [k3, k4, k5, k6];
-        if keys != USUAL_KEYS {
-            return None;
-        }
-        let len = decode_varint(&mut rest).ok()?;
-        if len != rest.len() as u64 {
+        let names = EnvelopeRef {
+            service,
+            method,
+            ..EnvelopeRef::default()
+        };
+        Fields::read_usual_behind(rest, names)
+    }
+
+    /// What stands behind the names in such an envelope.
+    #[inline]
+    fn read_usual_behind(rest: &'a [u8], names: EnvelopeRef<'a>) -> Option<Fields<'a>> {
+        let (fixed, mut payload) = rest.split_first_chunk::<FIXED_BYTES>()?;
+        let [k3, s0, s1, s2, s3, s4, s5, s6, s7, fixed @ ..] = *fixed;
+        let [k4, z0, z1, z2, z3, k5, c0, c1, c2, c3, k6] = fixed;
+        let len = take_varint(&mut payload)?;
+        if [k3, k4, k5, k6] != USUAL_KEYS || len != payload.len() as u64 {
             return None;
         }
         Some(Fields {
             envelope: EnvelopeRef {
-                service,
-                method,
                 sequence: u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]),
-                payload: rest,
+                payload,
+                ..names
             },
             size: u32::from_le_bytes([z0, z1, z2, z3]),
             checksum: u32::from_le_bytes([c0, c1, c2, c3]),
@@ -364,6 +370,23 @@ const USUAL_KEYS: [u8; 4] = [
     key(PAYLOAD_CHECKSUM, WireType::ThirtyTwoBit),
     key(PAYLOAD, WireType::LengthDelimited),
 ];
+
+/// From the key of the sequence id to that of the payload.
+const FIXED_BYTES: usize = 1 + 8 + 1 + 4 + 1 + 4 + 1;
+/// Where in them the checksum is.
+const CHECKSUM_AT: usize = FIXED_BYTES - 1 - 4;
+
+/// These fields, none of them left out.
+#[inline]
+fn fixed_fields(sequence: u64, payload_bytes: u32, payload_checksum: u32) -> [u8; FIXED_BYTES] {
+    let [k3, k4, k5, k6] = USUAL_KEYS;
+    let [s0, s1, s2, s3, s4, s5, s6, s7] = sequence.to_le_bytes();
+    let [z0, z1, z2, z3] = payload_bytes.to_le_bytes();
+    let [c0, c1, c2, c3] = payload_checksum.to_le_bytes();
+    [
+        k3, s0, s1, s2, s3, s4, s5, s6, s7, k4, z0, z1, z2, z3, k5, c0, c1, c2, c3, k6,
+    ]
+}
 
 /// A name in ASCII of less than 128 bytes, if it comes next.
 #[inline]

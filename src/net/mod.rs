@@ -13,6 +13,7 @@
 //! | `connection_map.rs` | [`ConnectionMap`] | what a handler keeps for each connection |
 //! | `frame.rs` | [`frame::FrameDecoder`] | where messages begin and end; no I/O |
 //! | `envelope.rs` | [`envelope::Envelope`] | service, method, sequence id, payload; no I/O |
+//! | `wire.rs` | – | varints and fields of messages that are written by hand |
 //! | `timer_queue.rs` | [`timer_queue::TimerQueue`] | timers in order |
 //! | `rate_limit.rs` | [`rate_limit::RateLimit`] | log lines about bad input |
 //!
@@ -32,6 +33,7 @@ pub mod rate_limit;
 #[cfg(all(test, not(loom)))]
 mod tests;
 pub mod timer_queue;
+pub mod wire;
 
 pub use acceptor::{ConnectionBudget, ListenerId, Sharing, probe_port, raise_fd_limit};
 pub use connection::{CloseReason, ConnectionId};

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::disk::Disk;
 use crate::kv::Outcome;
+use crate::mem::Buffer;
 use crate::node::core::Node;
 use crate::node::status::Status;
 use crate::raft::{ProposeError, ReadId, ReadOutcome};
@@ -49,7 +50,7 @@ pub enum Answer {
     /// The command was applied, now or the first time it was sent.
     Applied(Outcome),
     /// The value of the key, `None` if there is none.
-    Value(Option<Bytes>),
+    Value(Option<Buffer>),
     /// This node does not lead, that one does. Nothing was done.
     Redirect(NodeId),
     /// No leader is known. Nothing was done.
@@ -244,7 +245,7 @@ impl<D: Disk> Node<D> {
             let answer = if self.requests.refused.contains(&from) {
                 Answer::Busy
             } else {
-                Answer::Value(self.machine.get(&key))
+                Answer::Value(self.machine.get_ref(&key).map(Buffer::from))
             };
             bytes += answer.value_bytes();
             self.out.answers.push((caller, answer));

@@ -12,15 +12,14 @@ mod tests;
 
 use bytes::{BufMut, Bytes};
 use prost::Message as _;
-use prost::encoding::{encode_varint, encoded_len_varint};
+use prost::encoding::encoded_len_varint;
 
 use self::fields::RequestFields;
 use crate::kv::{ClientId, Command, Identity, Outcome, WriteOp};
 use crate::limits;
 use crate::mem::Buffer;
-use crate::net::envelope::{
-    EnvelopeRef, EnvelopeRefError, encode_call, encode_call_with, read_envelope,
-};
+use crate::net::envelope::{EnvelopeRef, EnvelopeRefError, Method, encode_call};
+use crate::net::wire::put_varint;
 use crate::node::{Answer, Request};
 use crate::pb;
 use crate::pb::kv_operation_response::{Data, StatusCode};
@@ -28,6 +27,9 @@ use crate::proto::{EXECUTE, KV_SERVICE, STATUS_GET, STATUS_SERVICE};
 use crate::types::NodeId;
 
 pub use self::command_buffer::CommandBuffer;
+
+const KV_EXECUTE: Method = Method::new(KV_SERVICE, EXECUTE);
+const STATUS: Method = Method::new(STATUS_SERVICE, STATUS_GET);
 
 /// Why a request is not one. The reason goes to the client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,18 +82,17 @@ pub struct Refusal<'a> {
 /// # Errors
 /// What is wrong, to be answered; nothing was done. The connection can go on.
 pub fn decode_call<'a>(body: &'a [u8], commands: &mut CommandBuffer) -> Result<Call, Refusal<'a>> {
-    let call = read_envelope(body).map_err(|EnvelopeRefError { kind, envelope }| Refusal {
-        call: envelope,
-        reason: kind.to_string(),
-    })?;
-    let is = |service: &str, method: &str| {
-        call.service == service.as_bytes() && call.method == method.as_bytes()
-    };
+    let call = KV_EXECUTE
+        .read_envelope(body)
+        .map_err(|EnvelopeRefError { kind, envelope }| Refusal {
+            call: envelope,
+            reason: kind.to_string(),
+        })?;
     let refused = |reason| Refusal { call, reason };
-    let request = if is(KV_SERVICE, EXECUTE) {
+    let request = if KV_EXECUTE.is_of(&call) {
         read_request(call.payload, call.sequence, commands)
             .map_err(|error| refused(error.to_string()))?
-    } else if is(STATUS_SERVICE, STATUS_GET) {
+    } else if STATUS.is_of(&call) {
         Request::Status
     } else {
         return Err(refused("unknown service or method".to_owned()));
@@ -240,7 +241,7 @@ const fn status_bytes(status: StatusCode) -> [u8; 3] {
 #[inline]
 fn encode_status_only(out: &mut Buffer, sequence: u64, status: StatusCode) {
     let payload = status_bytes(status);
-    encode_call_with(out, KV_SERVICE, EXECUTE, sequence, payload.len(), |out| {
+    KV_EXECUTE.encode_call_with(out, sequence, payload.len(), |out| {
         out.put_slice(&payload);
     });
 }
@@ -249,10 +250,10 @@ fn encode_status_only(out: &mut Buffer, sequence: u64, status: StatusCode) {
 fn encode_value(out: &mut Buffer, sequence: u64, value: &[u8]) {
     let len = value.len() as u64;
     let payload_bytes = 3 + 1 + encoded_len_varint(len) + value.len();
-    encode_call_with(out, KV_SERVICE, EXECUTE, sequence, payload_bytes, |out| {
+    KV_EXECUTE.encode_call_with(out, sequence, payload_bytes, |out| {
         out.put_slice(&status_bytes(StatusCode::Success));
         out.put_u8(KEY_PAYLOAD);
-        encode_varint(len, out);
+        put_varint(out, len);
         out.put_slice(value);
     });
 }
@@ -287,7 +288,9 @@ pub fn encode_answer(
     use pb::ErrorCode as Code;
     match answer {
         Answer::Applied(outcome) => encode_outcome(outcome),
-        Answer::Value(Some(value)) => response(StatusCode::Success, Some(Data::Payload(value))),
+        Answer::Value(Some(value)) => {
+            response(StatusCode::Success, Some(Data::Payload(value.freeze())))
+        }
         Answer::Value(None) => response(StatusCode::NotFound, None),
         Answer::Redirect(leader) => match address_of(leader) {
             Some(address) => response(StatusCode::Redirect, Some(Data::Address(address))),

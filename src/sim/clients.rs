@@ -239,7 +239,9 @@ impl Client {
                 return Next::Again;
             }
             Answer::OutcomeUnknown => return self.unanswered(now, history),
-            Answer::Value(value) => value.map_or(Seen::NotFound, Seen::Found),
+            Answer::Value(value) => {
+                value.map_or(Seen::NotFound, |value| Seen::Found(value.freeze()))
+            }
             Answer::Applied(outcome) => match outcome {
                 Outcome::Created => Seen::Created,
                 Outcome::Removed => Seen::Removed,

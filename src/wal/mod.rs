@@ -151,7 +151,7 @@ pub struct WalCounters {
     pub batches: u64,
     /// Bytes handed to the disk, headers included.
     pub bytes: u64,
-    /// Syncs asked for; the disk serves several with one.
+    /// Syncs that were answered; the disk serves several requests with one.
     pub syncs: u64,
     /// Segments begun.
     pub segments: u64,

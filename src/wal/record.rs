@@ -142,6 +142,7 @@ impl<'a> Record<'a> {
         RECORD_HEADER_BYTES + body.next_multiple_of(ALIGNMENT)
     }
 
+    #[inline]
     fn encode(&self, buffer: &mut Buffer, chain: u32) -> u32 {
         let start = buffer.len();
         let (kind, detail, first, second, data): (u8, u8, u64, Option<u64>, &[u8]) = match *self {
@@ -165,14 +166,15 @@ impl<'a> Record<'a> {
             }
         };
         let body_len = 8 + second.map_or(0, |_| 8) + data.len();
-        buffer.extend_from_slice(&[0; 4]);
         let len = u32::try_from(body_len).expect("a segment is far below 4 GiB");
-        buffer.extend_from_slice(&len.to_le_bytes());
-        buffer.extend_from_slice(&[kind, detail, 0, 0, 0, 0, 0, 0]);
-        buffer.extend_from_slice(&first.to_le_bytes());
-        if let Some(second) = second {
-            buffer.extend_from_slice(&second.to_le_bytes());
-        }
+        // Header and numbers in one piece: small steps cost more than their bytes.
+        let mut head = [0; RECORD_HEADER_BYTES + 16];
+        head[4..8].copy_from_slice(&len.to_le_bytes());
+        head[8..10].copy_from_slice(&[kind, detail]);
+        head[16..24].copy_from_slice(&first.to_le_bytes());
+        head[24..].copy_from_slice(&second.unwrap_or(0).to_le_bytes());
+        let unused = if second.is_some() { 0 } else { 8 };
+        buffer.extend_from_slice(&head[..head.len() - unused]);
         buffer.extend_from_slice(data);
         let padding = body_len.next_multiple_of(ALIGNMENT) - body_len;
         buffer.extend_from_slice(&[0; ALIGNMENT][..padding]);
@@ -257,23 +259,29 @@ impl BatchHeader {
 }
 
 /// Appends a batch to `buffer`, to stand at `offset`; returns the chain behind it.
-pub(super) fn encode_batch(
+/// Takes room for all of it at once.
+pub(super) fn encode_batch<'a>(
     buffer: &mut Buffer,
     offset: u64,
     seq: u64,
     mark: Position,
-    records: &[Record<'_>],
+    records: impl Iterator<Item = Record<'a>> + Clone,
     (salt, mut chain): (Salt, u32),
 ) -> u32 {
-    let body_len: usize = records.iter().map(Record::encoded_len).sum();
+    let (mut count, mut body_len) = (0, 0);
+    for record in records.clone() {
+        count += 1;
+        body_len += record.encoded_len();
+    }
     let header = BatchHeader {
         seq,
         body_len: u32::try_from(body_len).expect("a segment is far below 4 GiB"),
-        records: u32::try_from(records.len()).expect("a record takes bytes"),
+        records: count,
         mark,
     };
     let header = header.encode(offset, salt);
     chain = continue_crc(chain, &header[8..]);
+    buffer.reserve(BATCH_HEADER_BYTES + body_len);
     buffer.extend_from_slice(&header);
     for record in records {
         chain = record.encode(buffer, chain);

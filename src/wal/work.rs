@@ -37,21 +37,39 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Takes the records that fit into `room` bytes.
-    pub(super) fn take(&mut self, room: u64) -> Vec<Record<'a>> {
+    /// All records, in order.
+    fn records(&self) -> impl Iterator<Item = Record<'a>> + Clone + use<'a> {
+        let hard_state = self.hard_state.map(Record::HardState);
+        let truncate = self.truncate_from.map(Record::Truncate);
+        let mark = self.mark;
+        let mark = mark.map(|(id, restart)| Record::SnapshotMark { id, restart });
+        let entries = self.entries.iter().map(Record::entry);
+        hard_state
+            .into_iter()
+            .chain(truncate)
+            .chain(mark)
+            .chain(entries)
+    }
+
+    /// Takes the records that fit into `room` bytes; none if the first does not.
+    pub(super) fn take(
+        &mut self,
+        room: u64,
+    ) -> Option<impl Iterator<Item = Record<'a>> + Clone + use<'a>> {
         let mut room = usize::try_from(room).unwrap_or(usize::MAX);
         room = room.saturating_sub(BATCH_HEADER_BYTES);
-        let mut records = Vec::with_capacity(3 + self.entries.len());
+        let records = self.records();
+        let mut count = 0;
         while let Some(record) = self.first() {
             let len = record.encoded_len();
             if len > room {
                 break;
             }
             room -= len;
-            records.push(record);
+            count += 1;
             self.drop_first();
         }
-        records
+        (count > 0).then(|| records.take(count))
     }
 }
 

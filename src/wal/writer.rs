@@ -336,9 +336,8 @@ impl Wal {
     fn write<D: Disk>(&mut self, disk: &mut D, work: &mut Work<'_>) -> bool {
         while let Some(first) = work.first() {
             let room = self.room();
-            let records = work.take(room);
-            if !records.is_empty() {
-                self.write_batch(disk, &records);
+            if let Some(records) = work.take(room) {
+                self.encode_and_store(disk, Buffer::new(), records);
             } else if !self.roll(disk, first.encoded_len()) {
                 return false;
             }
@@ -353,18 +352,12 @@ impl Wal {
             .map_or(0, |active| active.len - active.offset)
     }
 
-    fn write_batch<D: Disk>(&mut self, disk: &mut D, records: &[Record<'_>]) {
-        let len: usize = records.iter().map(Record::encoded_len).sum();
-        let buffer = Buffer::with_capacity(BATCH_HEADER_BYTES + len);
-        self.encode_and_store(disk, buffer, records);
-    }
-
     /// Stores `buffer`, which may hold the segment's header, with a batch behind it.
-    fn encode_and_store<D: Disk>(
+    fn encode_and_store<'a, D: Disk>(
         &mut self,
         disk: &mut D,
         mut buffer: Buffer,
-        records: &[Record<'_>],
+        records: impl Iterator<Item = Record<'a>> + Clone,
     ) {
         let mark = self.durable.position;
         let live = self.live.back_mut().expect("the active segment is live");
@@ -372,7 +365,14 @@ impl Wal {
         let start = active.offset;
         let salted = (active.salt, active.chain);
         let batch_at = start + buffer.len() as u64;
-        active.chain = encode_batch(&mut buffer, batch_at, self.next_seq, mark, records, salted);
+        active.chain = encode_batch(
+            &mut buffer,
+            batch_at,
+            self.next_seq,
+            mark,
+            records.clone(),
+            salted,
+        );
         active.offset = start + buffer.len() as u64;
         assert!(active.offset <= active.len, "a batch that does not fit");
         live.end = active.offset;
@@ -381,7 +381,7 @@ impl Wal {
         self.counters.batches += 1;
         self.counters.bytes += buffer.len() as u64;
         for record in records {
-            match *record {
+            match record {
                 Record::HardState(hard_state) => self.hard_state = hard_state,
                 Record::SnapshotMark { id, .. } => self.snapshot_mark = id,
                 Record::Entry { id, .. } => live.max_index = live.max_index.max(id.index),
@@ -462,7 +462,7 @@ impl Wal {
         ];
         let mut buffer = Buffer::with_capacity(OPENING_BYTES as usize);
         buffer.extend_from_slice(&header.encode());
-        self.encode_and_store(disk, buffer, &opening);
+        self.encode_and_store(disk, buffer, opening.into_iter());
         self.written = self.written.max(BatchSeq(1));
     }
 
@@ -504,11 +504,12 @@ impl Wal {
             snapshot_mark: self.snapshot_mark,
         };
         let token = disk.sync();
-        self.counters.syncs += 1;
         self.syncs.push_back(PendingSync { token, durable });
     }
 
     fn synced<D: Disk>(&mut self, disk: &mut D, token: SyncToken) {
+        // One for all that were asked for since the last.
+        self.counters.syncs += 1;
         while let Some(sync) = self.syncs.front()
             && sync.token <= token
         {

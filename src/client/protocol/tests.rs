@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::net::frame::{HEADER_BYTES, parse_header};
+use crate::pb::{KvOperationRequest, Meta, Session};
 
 const PUT_REQUEST: &str = "0a1b2c3d4e5f6a7b00000072367bbfd3\
     0a124b564f7065726174696f6e53657276696365120745786563757465190100\
@@ -145,6 +146,42 @@ fn limits_are_checked_before_anything_is_sent() {
 }
 
 proptest! {
+    #[test]
+    fn a_request_is_encoded_as_prost_does(
+        kind in 0..5_usize,
+        key in proptest::collection::vec(any::<u8>(), 0..200),
+        value in proptest::collection::vec(any::<u8>(), 0..200),
+        uuid in "[a-zü]{0,150}",
+        session in proptest::option::of(any::<[u64; 3]>()),
+        small in any::<bool>(),
+    ) {
+        let (key, value) = (Bytes::from(key), Bytes::from(value));
+        let operations = [
+            Operation::Put { key: key.clone(), value: value.clone() },
+            Operation::Update { key: key.clone(), value: value.clone() },
+            Operation::Remove { key: key.clone() },
+            Operation::Get { key: key.clone() },
+            Operation::OpenSession,
+        ];
+        let session = session.map(|words| words.map(|word| if small { word % 3 } else { word }));
+        let identity = match session {
+            None => Identity::Uuid(uuid.clone()),
+            Some([id, sequence, acked_below]) => Identity::Session { id, sequence, acked_below },
+        };
+        let request = KvOperationRequest {
+            r#type: [0, 1, 2, 3, 16][kind],
+            meta: session.is_none().then_some(Meta { uuid }),
+            key: if kind < 4 { key } else { Bytes::new() },
+            value: if kind < 2 { value } else { Bytes::new() },
+            session: session.map(|[id, sequence, acked_below]| Session { id, sequence, acked_below }),
+        };
+        let (mut out, mut expected) = (Buffer::new(), Buffer::new());
+        encode_operation(&mut out, 7, &operations[kind], &identity);
+        let (service, method) = ("KVOperationService", "Execute");
+        encode_call(&mut expected, service, method, 7, &request);
+        prop_assert_eq!(&out[..], &expected[..]);
+    }
+
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let bytes = Bytes::from(bytes);

@@ -192,7 +192,45 @@ fn parse_total(frame: &[u8]) -> usize {
     frame::parse_header(header).unwrap() + frame::HEADER_BYTES
 }
 
+const EXECUTE: Method = Method::new("KVOperationService", "Execute");
+
 proptest! {
+    #[test]
+    fn a_call_of_a_method_is_that_of_its_names(
+        sequence in prop_oneof![Just(0), any::<u64>()],
+        payload in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let expected = encode_with_prost(EXECUTE.service(), EXECUTE.name(), sequence, &payload);
+        let mut out = Buffer::from(&b"before"[..]);
+        EXECUTE.encode_call_with(&mut out, sequence, payload.len(), |out| {
+            out.extend_from_slice(&payload);
+        });
+        prop_assert_eq!(&out[6..], &expected[..]);
+        let body = &expected[frame::HEADER_BYTES..];
+        let envelope = EXECUTE.read_envelope(body);
+        prop_assert!(EXECUTE.is_of(&envelope.unwrap()));
+        prop_assert_eq!(envelope, read_envelope(body));
+    }
+
+    #[test]
+    fn what_a_method_reads_is_what_anyone_reads(
+        at in any::<prop::sample::Index>(),
+        flip in any::<u8>(),
+        cut in 0..3_usize,
+    ) {
+        let frame = bytes_of(CAPTURED_PUT);
+        let mut body = frame[frame::HEADER_BYTES..frame.len() - cut].to_vec();
+        let at = at.index(body.len());
+        body[at] ^= flip;
+        let mut fields = Fields::default();
+        let mut rest = &body[..];
+        // Field by field, without the short ways.
+        while !rest.is_empty() && fields.read_field(&mut rest).is_some() {}
+        let expected = if rest.is_empty() { fields.check().ok() } else { None };
+        prop_assert_eq!(EXECUTE.read_envelope(&body).ok(), expected);
+        prop_assert_eq!(read_envelope(&body).ok(), expected);
+    }
+
     #[test]
     fn every_call_is_encoded_as_prost_does_and_reads_back(
         service in "[a-zA-Zü]{0,20}",

@@ -1,5 +1,6 @@
 //! The fields of a client's request, borrowed from its payload.
 
+use crate::net::wire::{take_delimited, take_varint};
 use crate::pb;
 
 /// What a client's request says, nothing checked yet.
@@ -42,16 +43,16 @@ impl<'a> RequestFields<'a> {
             rest = behind;
             match key {
                 // An enumeration is the lowest 32 bits, whatever else there is.
-                0x08 => fields.operation = varint(&mut rest)? as i32,
+                0x08 => fields.operation = take_varint(&mut rest)? as i32,
                 0x12 if !has_meta => {
                     has_meta = true;
-                    fields.uuid = read_meta(delimited(&mut rest)?)?;
+                    fields.uuid = read_meta(take_delimited(&mut rest)?)?;
                 }
-                0x1a => fields.key = delimited(&mut rest)?,
-                0x22 => fields.value = delimited(&mut rest)?,
+                0x1a => fields.key = take_delimited(&mut rest)?,
+                0x22 => fields.value = take_delimited(&mut rest)?,
                 0x82 if fields.session.is_none() => {
                     rest = rest.strip_prefix(&[0x01])?;
-                    fields.session = Some(read_session(delimited(&mut rest)?)?);
+                    fields.session = Some(read_session(take_delimited(&mut rest)?)?);
                 }
                 _ => return None,
             }
@@ -67,7 +68,7 @@ fn read_meta(mut meta: &[u8]) -> Option<&[u8]> {
         return Some(&[]);
     };
     meta = rest;
-    let uuid = delimited(&mut meta)?;
+    let uuid = take_delimited(&mut meta)?;
     let is_text = uuid.is_ascii() || std::str::from_utf8(uuid).is_ok();
     (*key == 0x0a && meta.is_empty() && is_text).then_some(uuid)
 }
@@ -82,29 +83,7 @@ fn read_session(mut rest: &[u8]) -> Option<pb::Session> {
             0x18 => &mut session.acked_below,
             _ => return None,
         };
-        *field = varint(&mut rest)?;
+        *field = take_varint(&mut rest)?;
     }
     Some(session)
-}
-
-#[inline]
-fn delimited<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let len = usize::try_from(varint(rest)?).ok()?;
-    let (bytes, behind) = rest.split_at_checked(len)?;
-    *rest = behind;
-    Some(bytes)
-}
-
-/// A varint of up to nine bytes: a tenth would need a look at what overflows.
-#[inline]
-fn varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for (at, byte) in rest.iter().take(9).enumerate() {
-        value |= u64::from(byte & 0x7f) << (7 * at);
-        if *byte < 0x80 {
-            *rest = &rest[at + 1..];
-            return Some(value);
-        }
-    }
-    None
 }

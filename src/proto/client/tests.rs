@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::mem::Buffer;
+use crate::net::envelope::read_envelope;
 use crate::net::frame;
 
 fn request(operation: i32, key: &[u8], value: usize) -> Result<Request, ClientError> {
@@ -59,11 +61,11 @@ fn answers_are_the_bytes_that_the_original_sends() {
     assert_eq!(bytes(Answer::Applied(Outcome::NotFound)), b"\x08\x94\x03");
     assert_eq!(bytes(Answer::Value(None)), b"\x08\x94\x03");
     assert_eq!(
-        bytes(Answer::Value(Some("wv".into()))),
+        bytes(Answer::Value(Some(Buffer::from(&b"wv"[..])))),
         b"\x08\xc8\x01\x1a\x02wv"
     );
     assert_eq!(
-        bytes(Answer::Value(Some(Bytes::new()))),
+        bytes(Answer::Value(Some(Buffer::new()))),
         b"\x08\xc8\x01\x1a\x00"
     );
     assert_eq!(
@@ -197,9 +199,9 @@ fn answers_are_framed_as_prost_would() {
         Answer::Applied(Outcome::KeyExists),
         Answer::Applied(Outcome::SessionOpened(1 << 40)),
         Answer::Value(None),
-        Answer::Value(Some(Bytes::new())),
-        Answer::Value(Some(Bytes::from_static(b"value"))),
-        Answer::Value(Some(large)),
+        Answer::Value(Some(Buffer::new())),
+        Answer::Value(Some(Buffer::from(&b"value"[..]))),
+        Answer::Value(Some(Buffer::from(&large[..]))),
         Answer::Redirect(NodeId(1)),
         Answer::NoLeader,
         Answer::Busy,

@@ -1,5 +1,8 @@
-//! Applying writes asks nobody for memory, once the store and the session table are as large
-//! as they stay: neither the global allocator nor, through the pool, the system.
+//! Steady work asks nobody for memory, once the store, the session table and the log are as
+//! large as they stay: neither the global allocator nor, through the pool, the system. Here the
+//! state machine by itself; in `raft_thread.rs` all that the raft thread does for a put and a get.
+
+mod raft_thread;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -42,6 +42,9 @@ struct Cli {
     /// Event loops [default: cores - 1]
     #[arg(long, value_name = "N")]
     reactors: Option<usize>,
+    /// Keep each event loop and the raft thread on a core of its own, in turn over those allowed
+    #[arg(long)]
+    pin_cores: bool,
 
     #[command(flatten)]
     log: LogArgs,
@@ -203,6 +206,7 @@ impl Cli {
             *to = given.unwrap_or(*to);
         }
         set(&mut tuning.reactors, self.reactors);
+        tuning.pin_cores |= self.pin_cores;
         set(&mut tuning.snapshot_log_bytes, self.snapshot_log_bytes);
         set(&mut tuning.snapshot_tail_bytes, self.snapshot_tail_bytes);
         set(&mut tuning.snapshot_hold_bytes, self.snapshot_hold_bytes);

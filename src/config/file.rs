@@ -149,6 +149,7 @@ fn tuning(raft: &Raft, log: &Log) -> Tuning {
             .unwrap_or(default.snapshot_hold_bytes),
         segment_bytes: log.segment_bytes.unwrap_or(default.segment_bytes),
         reactors: default.reactors,
+        pin_cores: default.pin_cores,
     }
 }
 

@@ -40,6 +40,9 @@ pub struct Tuning {
     pub segment_bytes: u64,
     /// Event loops. Default: one a core but the raft thread's, at least one.
     pub reactors: usize,
+    /// Whether each event loop and the raft thread keep to one core. Off by default: it
+    /// helps a node that has the machine for itself, and hurts where several share it.
+    pub pin_cores: bool,
 }
 
 impl Default for Tuning {
@@ -54,6 +57,7 @@ impl Default for Tuning {
             snapshot_hold_bytes: 64 << 20,
             segment_bytes: limits::SEGMENT_BYTES,
             reactors: (cores - 1).max(1),
+            pin_cores: false,
         }
     }
 }

@@ -5,12 +5,14 @@
 //! |---|---|
 //! | `raft_thread.rs` | owns the node: all Raft state, the store, the requests |
 //! | `reactor.rs` | an event loop; `clients.rs` on each, `peers.rs` on the first |
+//! | `cores.rs` | on which core each of them stays, if it should |
 //! | `mail.rs` | what they say to each other, and how much of it may wait |
 //!
 //! [`Server::start`] does all that can fail, in the thread of the caller, so that what
 //! goes wrong is one clear line; after it, only local I/O ends a server.
 
 mod clients;
+mod cores;
 mod mail;
 mod peers;
 mod raft_thread;
@@ -35,6 +37,7 @@ use crate::mailbox::{self, Doorbell, Sender, TrySendError};
 use crate::net::{self, ConnectionBudget, ConnectionMap, EventLoop, Sharing};
 use crate::node::{Node, NodeConfig};
 use crate::server::clients::Clients;
+use crate::server::cores::Cores;
 use crate::server::mail::{
     Control, DISK_MAIL_MAX, FromClient, FromPeer, Inbox, Load, Outbox, PEER_MAIL_MAX,
 };
@@ -151,7 +154,13 @@ impl Server {
         let (lanes, inbox, doorbell) = inbox(reactors);
         let clock = Clock::start();
         let node = recover(&options, seed, clock, lanes.disk.clone())?;
-        let (reactors, stop_reactors, outbox) = start_reactors(&options, listening, &lanes)?;
+        let cores = if options.tuning.pin_cores {
+            Cores::allowed().map_err(system("ask which cores are allowed"))?
+        } else {
+            Cores::default()
+        };
+        let (reactors, stop_reactors, outbox) =
+            start_reactors(&options, listening, &lanes, &cores)?;
         debug!(target: "RaftRpc", "rpc server start at: {}", member.peer);
         debug!(target: "RaftRpc", "kv server start at: {}", member.client);
         let raft_thread = RaftThread {
@@ -162,9 +171,14 @@ impl Server {
             clock,
             taken_bytes: vec![0; options.tuning.reactors],
         };
+        // Behind the reactors, so that with one reactor fewer than cores each has its own.
+        let core = cores.of(options.tuning.reactors);
         let raft = std::thread::Builder::new()
             .name("raft".to_owned())
-            .spawn(move || run_raft(raft_thread))
+            .spawn(move || {
+                core.pin();
+                run_raft(raft_thread)
+            })
             .map_err(system("start the raft thread"))?;
         Ok(Server {
             control: lanes.control,
@@ -273,6 +287,7 @@ fn start_reactors(
     options: &ServerOptions,
     listening: Listening,
     lanes: &Lanes,
+    cores: &Cores,
 ) -> Result<Reactors, StartError> {
     let members = options.cluster.members();
     let connected = Arc::new(Connected::new(members.iter().map(|m| m.id.0).collect()));
@@ -308,10 +323,12 @@ fn start_reactors(
             stop: stop_mail,
         };
         let end = EndsServer(lanes.control.clone());
+        let core = cores.of(number);
         let thread = std::thread::Builder::new()
             .name(format!("reactor-{number}"))
             .spawn(move || {
                 let _end = end;
+                core.pin();
                 event_loop.run(&mut reactor)
             })
             .map_err(system("start a reactor"))?;

@@ -244,7 +244,7 @@ pub fn wal_segment(input: &[u8]) {
     let mut disk = SimDisk::new();
     disk.create_segment(SEGMENT, len, None);
     while disk.step().is_some() {}
-    disk.store(SEGMENT, 0, Bytes::from(segment));
+    disk.store(SEGMENT, 0, Buffer::from(&segment[..]));
     disk.sync();
     while disk.step().is_some() {}
     let Ok((mut wal, found)) = Wal::recover(&mut disk, wal_options()) else {

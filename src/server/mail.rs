@@ -111,7 +111,7 @@ pub(super) struct Outbox {
 
 impl Outbox {
     /// A full lane loses the message, as a network would: Raft sends again.
-    pub(super) fn to_peer(&self, mail: ToPeer) {
+    pub(super) fn send_peer(&self, mail: ToPeer) {
         if let Err(TrySendError::Full(ToPeer::Hello(_) | ToPeer::HelloReply(..))) =
             self.peers.try_send_quiet(mail)
         {
@@ -120,7 +120,7 @@ impl Outbox {
     }
 
     /// Sends answers, and wakes each reactor that gets some once.
-    pub(super) fn to_clients(&mut self, answers: &mut Vec<(Caller, Answer)>) {
+    pub(super) fn send_answers(&mut self, answers: &mut Vec<(Caller, Answer)>) {
         let bytes = answers.iter().map(|(_, answer)| answer.value_bytes()).sum();
         self.answers.add(bytes);
         for (caller, answer) in answers.drain(..) {

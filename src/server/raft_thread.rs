@@ -160,7 +160,7 @@ impl<D: Disk> RaftThread<D> {
             FromPeer::Connected(peer) => {
                 self.node.handle_reconnect(peer);
                 let hello = self.node.hello(peer);
-                self.outbox.to_peer(ToPeer::Hello(hello));
+                self.outbox.send_peer(ToPeer::Hello(hello));
             }
         }
     }
@@ -176,14 +176,14 @@ impl<D: Disk> RaftThread<D> {
         let outbox = &mut self.outbox;
         let to_peers = !messages.is_empty() || !hellos.is_empty();
         for message in messages.drain(..) {
-            outbox.to_peer(ToPeer::Message(message));
+            outbox.send_peer(ToPeer::Message(message));
         }
         for (caller, reply) in hellos.drain(..) {
-            outbox.to_peer(ToPeer::HelloReply(caller, reply));
+            outbox.send_peer(ToPeer::HelloReply(caller, reply));
         }
         if to_peers {
             outbox.peers.ring();
         }
-        outbox.to_clients(answers);
+        outbox.send_answers(answers);
     }
 }

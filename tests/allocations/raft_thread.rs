@@ -179,14 +179,16 @@ impl Cluster {
             answers,
             hellos,
         } = self.nodes[from as usize].outputs();
-        let (messages, hellos): (Vec<_>, Vec<_>) =
-            (messages.drain(..).collect(), hellos.drain(..).collect());
+        // The node keeps its room.
+        let (mut mail, mut replies) = (Vec::new(), Vec::new());
+        mail.append(messages);
+        replies.append(hellos);
         self.answered.append(answers);
-        for message in messages {
+        for message in mail {
             let to = message.to.0;
             self.call(to, |node, now| node.handle_peer(now, message));
         }
-        for (_, reply) in hellos {
+        for (_, reply) in replies {
             let to = reply.to.0;
             self.call(to, |node, now| {
                 node.handle_hello_reply(now, NodeId(from), reply);

@@ -233,10 +233,8 @@ fn a_run_goes_on_when_the_leader_is_killed() {
     });
     cluster.kill(leader);
     let result = json(&finished(&run.wait_with_output().unwrap()));
-    assert!(
-        result["errors_by_kind"]["connection_lost"].as_u64() > Some(0),
-        "{result}"
-    );
+    // Of what kind they are depends on what was in flight in that moment.
+    assert!(count(&result, "errors") > 0, "{result}");
     assert!(count(&result, "connects_failed") > 0, "{result}");
     assert_eq!(result["leader_syncs"], Value::Null, "of which leader?");
     assert!(operations_over_time(&result).last() > Some(&0), "{result}");

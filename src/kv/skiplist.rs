@@ -49,8 +49,8 @@ const NODES: u8 = 0;
 const ROWS: u8 = 1;
 const REGIONS: u8 = 2;
 
-/// How many levels there can be. Two rows side by side hold 16 links or more, if they
-/// are not apart on the level above, so twelve levels are more than handles can name.
+/// How many levels there can be. A row is split when some fifteen links more have come than
+/// gone, so that twelve levels would take more writes than can be made.
 const LEVELS_MAX: usize = 12;
 /// A link: its row, and its place in there.
 #[derive(Clone, Copy, Debug, Default)]

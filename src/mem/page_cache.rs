@@ -104,7 +104,7 @@ impl PageCache {
         debug_assert!(pages > 0 && align_pages.is_power_of_two());
         let room = pages.checked_add(align_pages - 1)?;
         let mut inner = self.inner.lock();
-        if !inner.has_room_for(room) && inner.may_fit_once_merged(room) {
+        if !inner.has_room_for(pages, align_pages) && inner.may_fit_once_merged(room) {
             // Idle and released neighbours do not merge. If much is free, but in
             // pieces, releasing what is idle makes them one kind.
             drop(inner);
@@ -115,10 +115,10 @@ impl PageCache {
         if !inner.reserve_unused(2) {
             return None;
         }
-        if !inner.has_room_for(room) && !inner.grow(&self.map, room) {
+        if !inner.has_room_for(pages, align_pages) && !inner.grow(&self.map, room) {
             return None;
         }
-        let (span, kind) = inner.take(room)?;
+        let (span, kind) = inner.take(pages, align_pages)?;
         // SAFETY: the span is out of all lists, so it is ours under the lock.
         unsafe {
             let first = (*span.as_ptr()).start.next_multiple_of(align_pages);
@@ -298,8 +298,8 @@ impl Inner {
         IDLE_PAGES + (self.stats.small_pages + self.stats.large_pages) / 8
     }
 
-    fn has_room_for(&self, pages: usize) -> bool {
-        self.idle.fits(pages).is_some() || self.released.fits(pages).is_some()
+    fn has_room_for(&self, pages: usize, align: usize) -> bool {
+        self.idle.fits(pages, align).is_some() || self.released.fits(pages, align).is_some()
     }
 
     /// Whether enough is free in pieces that merging them is worth a try: at least
@@ -335,11 +335,12 @@ impl Inner {
         true
     }
 
-    /// Takes the best span of at least `pages` out of the lists; also says its kind.
-    fn take(&mut self, pages: usize) -> Option<(NonNull<Span>, SpanState)> {
-        let (span, kind) = match self.idle.fits(pages) {
+    /// Takes the best span with `pages` from a multiple of `align` on out of the lists; also
+    /// says its kind.
+    fn take(&mut self, pages: usize, align: usize) -> Option<(NonNull<Span>, SpanState)> {
+        let (span, kind) = match self.idle.fits(pages, align) {
             Some(span) => (span, SpanState::Idle),
-            None => (self.released.fits(pages)?, SpanState::Released),
+            None => (self.released.fits(pages, align)?, SpanState::Released),
         };
         self.remove_free(span);
         Some((span, kind))
@@ -517,12 +518,13 @@ impl FreeSpans {
         }
     }
 
-    /// The shortest span of at least `pages`.
-    fn fits(&self, pages: usize) -> Option<NonNull<Span>> {
+    /// The shortest span with `pages` from a multiple of `align` on: one that was handed out
+    /// so before is as long as that, and no longer.
+    fn fits(&self, pages: usize, align: usize) -> Option<NonNull<Span>> {
         let mut bin = Self::bin(pages);
         loop {
             bin = self.occupied_from(bin)?;
-            if let Some(span) = self.shortest_in(bin, pages) {
+            if let Some(span) = self.shortest_in(bin, pages, align) {
                 return Some(span);
             }
             bin += 1;
@@ -538,16 +540,21 @@ impl FreeSpans {
             .max_by_key(|span| unsafe { (*span.as_ptr()).pages })
     }
 
-    fn shortest_in(&self, bin: usize, pages: usize) -> Option<NonNull<Span>> {
-        if bin < EXACT_PAGES {
+    fn shortest_in(&self, bin: usize, pages: usize, align: usize) -> Option<NonNull<Span>> {
+        if bin < EXACT_PAGES && align == 1 {
             return self.bins[bin].front();
         }
         self.bins[bin]
             .iter()
             // SAFETY: as above.
-            .map(|span| (unsafe { (*span.as_ptr()).pages }, span))
-            .filter(|&(length, _)| length >= pages)
-            .min_by_key(|&(length, _)| length)
+            .map(|span| {
+                (
+                    unsafe { ((*span.as_ptr()).start, (*span.as_ptr()).pages) },
+                    span,
+                )
+            })
+            .filter(|&((start, length), _)| start.next_multiple_of(align) + pages <= start + length)
+            .min_by_key(|&((_, length), _)| length)
             .map(|(_, span)| span)
     }
 

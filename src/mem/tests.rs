@@ -687,3 +687,23 @@ mod process_wide {
         assert_eq!(outside(SIZE), 0);
     }
 }
+
+#[test]
+fn an_aligned_block_goes_where_one_was() {
+    let heap = heap!();
+    {
+        let local = Local::new(heap);
+        let layout = Layout::from_size_align(2 << 20, 2 << 20).unwrap();
+        let (mut kept, mut gone) = (Vec::new(), Vec::new());
+        for n in 0..64 {
+            let side = if n % 2 == 0 { &mut kept } else { &mut gone };
+            side.push(local.allocate(layout, n));
+        }
+        let mapped = heap.stats().mapped_bytes;
+        gone.into_iter().for_each(|block| local.free(block));
+        kept.extend((0..32).map(|n| local.allocate(layout, n)));
+        assert_eq!(heap.stats().mapped_bytes, mapped);
+        kept.into_iter().for_each(|block| local.free(block));
+    }
+    check_all_returned(heap);
+}

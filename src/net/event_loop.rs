@@ -217,6 +217,9 @@ fn round<H: Handler>(io: &mut Io, events: &Events, handler: &mut H) {
     for event in events {
         on_event(io, handler, event);
     }
+    // The place of a connection that is gone may go to the next one that is accepted: its
+    // end is told before.
+    notify(io, handler);
     for listener in 0..io.acceptors.len() {
         accept(io, handler, ListenerId(listener as u32));
     }

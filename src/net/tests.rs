@@ -715,3 +715,28 @@ fn without_file_descriptors_clients_are_turned_away_and_served_again_later() {
     late.write_all(&frame_of(b"served again")).unwrap();
     assert_eq!(read_frame(&mut late), b"served again");
 }
+
+#[test]
+fn the_end_of_a_connection_is_told_before_another_has_its_place() {
+    let reactor = Reactor::start();
+    let (_first, old) = reactor.connect();
+    let addr = reactor.addr;
+    // In the loop's thread, behind what this round tells.
+    let _second = reactor.ask(move |io, _| {
+        io.abort(old);
+        TcpStream::connect(addr).expect("a connection")
+    });
+    let mut ended = false;
+    reactor.wait_for(|told| match told {
+        Told::Closed(id, _) if id == old => {
+            ended = true;
+            None
+        }
+        Told::Accepted(new) => {
+            assert_eq!(new.key, old.key, "the place is used again");
+            assert!(ended);
+            Some(())
+        }
+        _ => None,
+    });
+}

@@ -92,13 +92,7 @@ impl Sent {
     /// Lets go of what is large, once all followers have been served.
     pub(super) fn trim(&mut self) {
         let bytes = |sent: &Entries| sent.iter().map(Entry::size_bytes).sum::<usize>();
-        if self
-            .0
-            .back()
-            .is_some_and(|sent| bytes(sent) > KEPT_BYTES_MAX)
-        {
-            self.0.retain(|sent| bytes(sent) <= KEPT_BYTES_MAX);
-        }
+        self.0.retain(|sent| bytes(sent) <= KEPT_BYTES_MAX);
     }
 
     /// Lets go of entries up to `upto`, which the log gives back.
@@ -142,6 +136,20 @@ mod tests {
         let mut held: Vec<Entries> = (0..20u64).map(|n| sent.share(&batch(n, n))).collect();
         assert!(sent.0.len() <= SENT_MAX);
         assert_eq!(*held.remove(0), *batch(0, 0));
+    }
+
+    #[test]
+    fn what_is_large_is_not_held_though_something_small_came_after_it() {
+        let mut sent = Sent::default();
+        let large = Entry {
+            id: EntryId::new(1, 1),
+            payload: Payload::Command(vec![0; KEPT_BYTES_MAX].into()),
+        };
+        drop(sent.share(&[large]));
+        drop(sent.share(&batch(2, 3)));
+        sent.trim();
+        assert_eq!(sent.0.len(), 1);
+        assert_eq!(*sent.0[0], *batch(2, 3));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! lanes of their own. A client that does not take its answers is read no further either
 //! (see [`Io`]), and of what it has asked for before, values are not queued without end.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,6 +47,9 @@ pub(super) struct Clients {
     /// Requests with the raft thread, over all connections.
     in_flight: usize,
     connections: ConnectionMap<Client>,
+    /// Connections that are closed, and how many of their requests are still to be
+    /// answered: others may have their places among `connections` by then.
+    gone: HashMap<ConnectionId, usize>,
     /// Connections that are not read from because the reactor is at a limit.
     held_back: VecDeque<ConnectionId>,
     /// What the raft thread is to be told of connections that are clogged or no longer.
@@ -63,8 +67,6 @@ struct Client {
     held_back: bool,
     /// The raft thread knows that it does not take its answers.
     clogged: bool,
-    /// It is closed, and what it has asked for is still to be answered.
-    gone: bool,
     /// It will send no more, and gets what it still waits for.
     read_closed: bool,
 }
@@ -89,6 +91,7 @@ impl Clients {
             answer_load,
             in_flight: 0,
             connections: ConnectionMap::default(),
+            gone: HashMap::new(),
             held_back: VecDeque::new(),
             notes: VecDeque::new(),
             unrung: false,
@@ -244,15 +247,9 @@ impl Clients {
     /// A request of this connection has been answered.
     fn settle(&mut self, io: &mut Io, connection: ConnectionId) {
         let Some(client) = self.connections.get_mut(connection) else {
-            return;
+            return self.settle_gone(connection);
         };
         client.in_flight -= 1;
-        if client.gone {
-            if client.in_flight == 0 {
-                self.forget(connection);
-            }
-            return;
-        }
         if client.in_flight == 0 && client.read_closed {
             io.close(connection);
         }
@@ -280,20 +277,31 @@ impl Clients {
         }
     }
 
-    fn forget(&mut self, connection: ConnectionId) {
-        self.note_clogged(connection, false);
-        self.connections.remove(connection);
+    fn settle_gone(&mut self, connection: ConnectionId) {
+        let Entry::Occupied(mut left) = self.gone.entry(connection) else {
+            return;
+        };
+        *left.get_mut() -= 1;
+        if *left.get() == 0 {
+            left.remove();
+            self.notes.push_back((connection, false));
+            self.send_notes();
+        }
     }
 
     pub(super) fn on_close(&mut self, connection: ConnectionId) {
+        let Some(client) = self.connections.remove(connection) else {
+            return;
+        };
         // Its answers will come, count as answered, and go nowhere; values are not even
         // looked up for it.
-        match self.connections.get_mut(connection) {
-            Some(client) if client.in_flight > 0 => {
-                client.gone = true;
-                self.note_clogged(connection, true);
-            }
-            _ => self.forget(connection),
+        let is_waiting = client.in_flight > 0;
+        if is_waiting {
+            self.gone.insert(connection, client.in_flight);
+        }
+        if client.clogged != is_waiting {
+            self.notes.push_back((connection, is_waiting));
+            self.send_notes();
         }
     }
 
@@ -320,4 +328,50 @@ fn refuse(io: &mut Io, connection: ConnectionId, refusal: &Refusal<'_>) {
     io.send_with(connection, |out| {
         proto::encode_refusal_frame(out, refusal);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mailbox::{Doorbell, channel};
+    use crate::net::{EventLoop, Options};
+
+    #[test]
+    fn who_is_gone_is_forgotten_though_another_has_its_place() {
+        let (to_raft, mail) = channel(64, Arc::new(Doorbell::for_thread()));
+        let (to_client, answers) = channel(64, Arc::new(Doorbell::for_thread()));
+        let connected = Arc::new(Connected::new(Vec::new()));
+        let mut clients = Clients::new(
+            0,
+            Arc::default(),
+            connected,
+            (to_raft, Arc::default()),
+            (answers, Arc::default()),
+        );
+        let mut event_loop = EventLoop::new(Options::default()).expect("a loop");
+        let io = event_loop.io();
+        let id = |generation| ConnectionId { key: 5, generation };
+        clients.admit(io, id(1), 1, Request::Status);
+        clients.on_close(id(1));
+        clients.admit(io, id(2), 1, Request::Status);
+        let caller = Caller {
+            reactor: 0,
+            connection: connection_number(id(1)),
+            sequence: 1,
+        };
+        let answer = ToClient {
+            caller,
+            answer: Answer::NoLeader,
+        };
+        assert!(to_client.try_send(answer).is_ok());
+        clients.send_answers(io);
+        let mut notes = Vec::new();
+        while let Some(mail) = mail.try_recv() {
+            if let FromClient::Clogged { clogged, .. } = mail {
+                notes.push(clogged);
+            }
+        }
+        assert_eq!(notes, [true, false]);
+        assert!(clients.gone.is_empty() && clients.connections.get(id(2)).is_some());
+    }
 }

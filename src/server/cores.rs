@@ -1,7 +1,13 @@
-//! On which core a thread stays, for a node that is told to choose (`--pin-cores`).
+//! How the threads of a node get their time.
 //!
+//! On which core a thread stays, for a node that is told to choose (`--pin-cores`).
 //! Otherwise the kernel moves threads as it sees fit, which is right where several
 //! processes share the cores.
+//!
+//! That a thread which is woken does not interrupt the one that runs (`SCHED_BATCH`,
+//! sched(7)): where all cores are busy, the one that runs is about to hand on more, and
+//! each batch of requests, messages and syncs gets larger. Where a core is idle nothing
+//! changes: who is woken runs there at once.
 
 use std::io;
 
@@ -46,6 +52,19 @@ impl Core {
                 warn!(target: "RaftClerk", "cannot pin: thread={name} core={core} error={e}");
             }
         }
+    }
+}
+
+/// Has this thread, and all that it starts from now on, interrupt no other when it is
+/// woken. A node that may not choose runs as well, and a little slower.
+pub(super) fn interrupt_nobody() {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the call reads the parameters, which outlive it, and changes nothing but how
+    // the calling thread is scheduled.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
+    if result != 0 {
+        let error = io::Error::last_os_error();
+        info!(target: "RaftClerk", "threads interrupt each other when woken: error={error}");
     }
 }
 

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `raft_thread.rs` | owns the node: all Raft state, the store, the requests |
 //! | `reactor.rs` | an event loop; `clients.rs` on each, `peers.rs` on the first |
-//! | `cores.rs` | on which core each of them stays, if it should |
+//! | `cores.rs` | how they get their time, and on which core |
 //! | `mail.rs` | what they say to each other, and how much of it may wait |
 //!
 //! [`Server::start`] does all that can fail, in the thread of the caller, so that what
@@ -37,7 +37,7 @@ use crate::mailbox::{self, Doorbell, Sender, TrySendError};
 use crate::net::{self, ConnectionBudget, ConnectionMap, EventLoop, Sharing};
 use crate::node::{Node, NodeConfig};
 use crate::server::clients::Clients;
-use crate::server::cores::Cores;
+use crate::server::cores::{Cores, interrupt_nobody};
 use crate::server::mail::{
     Control, DISK_MAIL_MAX, FromClient, FromPeer, Inbox, Load, Outbox, PEER_MAIL_MAX,
 };
@@ -150,6 +150,7 @@ impl Server {
             .member(options.id)
             .expect("the command line names a member");
         let reactors = options.tuning.reactors;
+        interrupt_nobody();
         let listening = listen(member.peer, member.client, reactors, seed)?;
         let (lanes, inbox, doorbell) = inbox(reactors);
         let clock = Clock::start();

@@ -121,16 +121,15 @@ impl<A: Allocator + Clone> SkipList<A> {
         }
         let Place { row: above, at } = trail.places[level + 1];
         let last = row::len(self.row(above)) - 1;
-        if last == 0 {
-            return;
-        }
-        let at = at.min(last - 1);
+        let links_at = |at| row::len(self.row(row::link(self.row(above), at).to));
+        // With the row behind, else with the one before: the left one of the two.
+        let mut pairs = [Some(at), at.checked_sub(1)].into_iter().flatten();
+        let pair =
+            pairs.find(|&at| at < last && links_at(at) + links_at(at + 1) <= MERGED_LINKS_MAX);
+        let Some(at) = pair else { return };
         let left = row::link(self.row(above), at).to;
         let right = row::link(self.row(above), at + 1).to;
         let (links, kept) = (*self.row(right), row::len(self.row(left)));
-        if kept + row::len(&links) > MERGED_LINKS_MAX {
-            return;
-        }
         row::append(self.row_mut(left), &links, 0);
         self.renew_mark(level, left, kept);
         self.arena.release(right);

@@ -330,3 +330,20 @@ fn lookups_with_impossible_keys_find_nothing() {
     assert!(!list.remove(b""));
     assert_eq!(list.range_from(Bound::Excluded(b"")).count(), 1);
 }
+
+#[test]
+fn keys_that_are_thinned_out_in_order_cost_no_more_than_they_are_charged() {
+    let mut list = SkipList::new();
+    for n in 0..30_000_u32 {
+        list.insert_new(&n.to_be_bytes(), b"");
+    }
+    for n in (0..30_000_u32).filter(|n| n % 30 != 0) {
+        assert!(list.remove(&n.to_be_bytes()));
+    }
+    list.check();
+    assert!(
+        list.live_bytes() <= list.charged_bytes(),
+        "{} bytes",
+        list.live_bytes()
+    );
+}

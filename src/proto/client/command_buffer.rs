@@ -4,11 +4,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::kv::Command;
 
-/// What is allocated at a time.
-const CHUNK_BYTES: usize = 64 << 10;
+/// What is allocated at a time. One small command that stays when those beside it were
+/// refused holds all of it.
+const CHUNK_BYTES: usize = 8 << 10;
 /// What is longer gets memory of its own: it costs little beside the copy, and does not
 /// leave a chunk unused behind it.
-const SHARED_BYTES_MAX: usize = 4 << 10;
+const SHARED_BYTES_MAX: usize = 1 << 10;
 
 /// Memory for commands, which are slices of it, so that each costs a copy and not an
 /// allocation, too.

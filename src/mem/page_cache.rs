@@ -546,15 +546,13 @@ impl FreeSpans {
         }
         self.bins[bin]
             .iter()
-            // SAFETY: as above.
-            .map(|span| {
-                (
-                    unsafe { ((*span.as_ptr()).start, (*span.as_ptr()).pages) },
-                    span,
-                )
+            .filter_map(|span| {
+                // SAFETY: free spans are guarded by the lock, which the caller holds.
+                let (start, length) = unsafe { ((*span.as_ptr()).start, (*span.as_ptr()).pages) };
+                let fits = start.next_multiple_of(align) + pages <= start + length;
+                fits.then_some((length, span))
             })
-            .filter(|&((start, length), _)| start.next_multiple_of(align) + pages <= start + length)
-            .min_by_key(|&((_, length), _)| length)
+            .min_by_key(|&(length, _)| length)
             .map(|(_, span)| span)
     }
 

@@ -180,7 +180,12 @@ pub fn sweep_line(measured: &Measured) -> String {
 /// The results of one run, in one line. Those over time are columns, an array each.
 pub fn json(plan: &Plan, measured: &Measured) -> String {
     let total = &measured.total;
-    let leader = measured.costs.servers.first().copied().unwrap_or(0.0);
+    // Without processes to look at nothing is known of what they cost.
+    let leader = measured
+        .costs
+        .servers
+        .first()
+        .map(|seconds| measured.cost(*seconds));
     let (distribution, keys, exponent) = match plan.keys {
         Spec::Uniform { keys } => ("uniform", Some(keys), None),
         Spec::Zipf { keys, exponent } => ("zipf", Some(keys), Some(exponent)),
@@ -229,8 +234,8 @@ pub fn json(plan: &Plan, measured: &Measured) -> String {
         "unanswered_not_sent": measured.leftover.not_sent,
         "unanswered_oldest_us": measured.leftover.oldest_ns as f64 / 1e3,
         "leader_syncs": measured.costs.leader_syncs,
-        "leader_cpu_us": measured.cost(leader),
-        "servers_cpu_us": measured.cost(measured.costs.all_servers()),
+        "leader_cpu_us": leader,
+        "servers_cpu_us": leader.map(|_| measured.cost(measured.costs.all_servers())),
         "generator_cpu_us": measured.cost(measured.costs.own),
         "series": series(&measured.rows),
     })

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use crate::disk::Disk;
 use crate::node::core::Node;
-use crate::raft::{Message, Raft, Ready, Write};
+use crate::raft::{Body, Message, Raft, Ready, Write};
 use crate::time::Time;
 use crate::types::{HardState, Index};
 use crate::wal::{Batch, BatchSeq, Wal};
@@ -124,9 +124,24 @@ impl Ledger {
             .front()
             .is_some_and(|(batch, _)| *batch <= durable)
         {
-            out.push(self.waiting.pop_front().expect("there is a front").1);
+            let (_, message) = self.waiting.pop_front().expect("there is a front");
+            release(message, out);
         }
     }
+}
+
+/// Lets a message go. One sync may cover several batches of a leader: a confirmation that
+/// leaves with a later one to the same leader is contained in it.
+fn release(message: Message, out: &mut Vec<Message>) {
+    if let Some(before) = out.last()
+        && let Body::AppendReply(Ok(earlier)) = before.body
+        && let Body::AppendReply(Ok(later)) = message.body
+        && (before.to, before.term, before.learner) == (message.to, message.term, message.learner)
+        && earlier.match_index <= later.match_index
+    {
+        out.pop();
+    }
+    out.push(message);
 }
 
 impl<D: Disk> Node<D> {
@@ -171,5 +186,59 @@ impl<D: Disk> Node<D> {
             self.continue_transfer(now, from, snapshot, next_offset);
         }
         self.raft.recycle(ready);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::{Accepted, Rejected};
+    use crate::types::{EntryId, NodeId, Term};
+
+    fn message(to: u64, term: u64, body: Body) -> Message {
+        Message {
+            from: NodeId(1),
+            to: NodeId(to),
+            term: Term(term),
+            call: 0,
+            learner: false,
+            body,
+        }
+    }
+
+    fn accepted(to: u64, term: u64, index: u64) -> Message {
+        let match_index = Index(index);
+        message(to, term, Body::AppendReply(Ok(Accepted { match_index })))
+    }
+
+    fn released(messages: &[Message]) -> Vec<Message> {
+        let mut out = Vec::new();
+        for message in messages {
+            release(message.clone(), &mut out);
+        }
+        out
+    }
+
+    #[test]
+    fn of_confirmations_that_leave_together_the_last_is_sent() {
+        let all = [accepted(0, 2, 5), accepted(0, 2, 7), accepted(0, 2, 7)];
+        assert_eq!(released(&all), [accepted(0, 2, 7)]);
+    }
+
+    #[test]
+    fn a_confirmation_stays_where_a_later_one_does_not_contain_it() {
+        let rejected = Body::AppendReply(Err(Rejected {
+            rejected: Index(9),
+            hint: EntryId::new(1, 3),
+        }));
+        for later in [
+            accepted(2, 2, 7),
+            accepted(0, 3, 7),
+            accepted(0, 2, 4),
+            message(0, 2, rejected),
+        ] {
+            let all = [accepted(0, 2, 5), later];
+            assert_eq!(released(&all), all);
+        }
     }
 }

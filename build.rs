@@ -2,11 +2,12 @@
 
 use std::error::Error;
 
-const PROTOS: [&str; 4] = [
+const PROTOS: [&str; 5] = [
     "rpc.proto",
     "kv_operation.proto",
     "raft.proto",
     "status.proto",
+    "operator.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -4,6 +4,8 @@
 //! Exit codes: 0 done, 1 refused by the store, 2 wrong usage, 3 cluster not
 //! reachable, timed out, or the result could not be printed.
 
+#[path = "raft_client/members.rs"]
+mod members;
 #[path = "raft_client/status.rs"]
 mod status;
 
@@ -19,7 +21,7 @@ use bytes::Bytes;
 use clap::Parser;
 use clap::error::ErrorKind;
 use raftkv::client::protocol::Operation;
-use raftkv::client::{Client, ClientError, ClientOptions, Outcome};
+use raftkv::client::{Client, ClientError, ClientOptions, Goal, OperatorError, Outcome, pursue};
 use raftkv::config::{Cluster, Config};
 use raftkv::limits::VALUE_BYTES_MAX;
 
@@ -35,7 +37,10 @@ const TIMEOUT_SECS_MAX: f64 = 86_400.0;
     name = "raft_client",
     version,
     long_about = None,
-    override_usage = "raft_client [OPTIONS] put K V | update K V | get [--raw] K | remove K | status [--json]",
+    override_usage = "raft_client [OPTIONS] put K V | update K V | get [--raw] K | remove K\n\
+                      \x20      raft_client [OPTIONS] status [--json] | transfer N | members [--json]\n\
+                      \x20      raft_client [OPTIONS] members add [--learner] N PEER CLIENT | promote N | demote N | remove N\n\
+                      \x20      raft_client [OPTIONS] members replace OLD N PEER CLIENT",
     after_help = "A value of `-` is read from stdin. Write `--` before a key or value that begins with `--`.\n\
                   Without --addr the nodes of the cluster are asked in turn, 127.0.0.1:4397 first.\n\
                   Exit codes: 0 done, 1 refused by the store, 2 wrong usage, 3 not reachable or timed out."
@@ -47,18 +52,21 @@ struct Cli {
     /// The cluster's TOML file, for the addresses in it
     #[arg(long, value_name = "FILE", conflicts_with = "addr")]
     cluster: Option<PathBuf>,
-    /// Every command ends within this
-    #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds)]
-    timeout: Duration,
+    /// Every command ends within this [default: 5; 300 where a new member has to catch up]
+    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    timeout: Option<Duration>,
     /// Do not go where a node says that the leader is
     #[arg(long)]
     no_redirect: bool,
     /// With get: the value's bytes and nothing else
     #[arg(long)]
     raw: bool,
-    /// With status: JSON, for programs
+    /// With status and members: JSON, for programs
     #[arg(long)]
     json: bool,
+    /// With members add: without a vote
+    #[arg(long)]
+    learner: bool,
     /// The operation, its key and its value
     #[arg(value_name = "OPERATION", allow_negative_numbers = true)]
     words: Vec<OsString>,
@@ -85,7 +93,12 @@ impl End {
 enum Command {
     Operate(Operation),
     Status,
+    Members,
+    Pursue(Goal),
 }
+
+/// How long a command takes at most, if nothing else is said.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let end = Cli::try_parse().map_or_else(|e| not_parsed(&e), |cli| run(&cli));
@@ -139,8 +152,12 @@ fn run_or_end(cli: &Cli) -> Result<End, End> {
         }
         None => Cluster::default(),
     };
+    let timeout = cli.timeout.unwrap_or(match &command {
+        Command::Pursue(goal) if members::takes_long(goal) => members::CATCH_UP_TIMEOUT,
+        _ => TIMEOUT,
+    });
     let options = ClientOptions {
-        timeout: cli.timeout,
+        timeout,
         follow_redirects: !cli.no_redirect,
     };
     let client = if cli.addr.is_empty() {
@@ -167,6 +184,22 @@ fn run_or_end(cli: &Cli) -> Result<End, End> {
             let reached = rows.iter().any(status::Row::is_reachable);
             Ok(End::line(text, if reached { 0 } else { NOT_REACHED }))
         }
+        Command::Members => match members::list(client.status(), cli.json) {
+            Some(text) => Ok(End::line(text, 0)),
+            None => Err(End::Error("cluster not reachable".into(), NOT_REACHED)),
+        },
+        Command::Pursue(goal) => {
+            let mut progress = members::Progress::new();
+            let pursued = pursue(client.addrs(), &goal, timeout, |what| progress.show(what));
+            progress.end();
+            match pursued {
+                Ok(()) => Ok(End::line("success", 0)),
+                Err(error @ OperatorError::Refused(_)) => {
+                    Ok(End::line(format!("refused: {error}"), REFUSED))
+                }
+                Err(error) => Err(End::Error(error.to_string(), NOT_REACHED)),
+            }
+        }
         Command::Operate(operation) => {
             let mut told = None;
             client.on_redirect(move |leader| {
@@ -189,13 +222,20 @@ fn command(cli: &Cli) -> Result<Command, End> {
     let Some((name, args)) = cli.words.split_first() else {
         return Err(End::usage("invalid operation!"));
     };
+    if let Some(name @ ("members" | "transfer")) = name.to_str() {
+        return operator_command(cli, name, args);
+    }
     let (name, wanted) = match name.to_str() {
         Some(name @ ("put" | "update")) => (name, 2),
         Some(name @ ("get" | "remove" | "delete")) => (name, 1),
         Some("status") => ("status", 0),
         _ => return Err(End::usage("invalid operation!")),
     };
-    if args.len() != wanted || (cli.raw && name != "get") || (cli.json && name != "status") {
+    if args.len() != wanted
+        || cli.learner
+        || (cli.raw && name != "get")
+        || (cli.json && name != "status")
+    {
         return Err(End::usage("invalid parameter!"));
     }
     let key = || Bytes::copy_from_slice(args[0].as_bytes());
@@ -212,6 +252,28 @@ fn command(cli: &Cli) -> Result<Command, End> {
         "status" => return Ok(Command::Status),
         _ => Operation::Remove { key: key() },
     }))
+}
+
+/// What an operator asks for.
+fn operator_command(cli: &Cli, name: &str, args: &[OsString]) -> Result<Command, End> {
+    let wrong = || End::usage("invalid parameter!");
+    let words: Option<Vec<&str>> = args.iter().map(|word| word.to_str()).collect();
+    let words = words.ok_or_else(wrong)?;
+    let list = name == "members" && words.is_empty();
+    if cli.raw || cli.no_redirect || (cli.json && !list) {
+        return Err(wrong());
+    }
+    match (name, &words[..]) {
+        ("members", []) if !cli.learner => Ok(Command::Members),
+        ("members", words) => members::goal(words, cli.learner)
+            .map(Command::Pursue)
+            .ok_or_else(wrong),
+        (_, [id]) if !cli.learner => id
+            .parse()
+            .map(|id| Command::Pursue(Goal::Lead(id)))
+            .map_err(|_| wrong()),
+        _ => Err(wrong()),
+    }
 }
 
 /// The value itself, or stdin up to what a value may have and one byte more.

@@ -57,7 +57,7 @@ fn start_logging(args: &LogArgs) -> Result<LogHandle, String> {
 
 fn serve(args: ServerArgs, log: LogHandle, levels_file: Option<PathBuf>) -> Result<(), String> {
     let ServerArgs {
-        id,
+        member,
         cluster,
         tuning,
         data_dir,
@@ -66,8 +66,9 @@ fn serve(args: ServerArgs, log: LogHandle, levels_file: Option<PathBuf>) -> Resu
     // Signals are blocked out of every other thread by being caught before they start.
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| format!("signals: {e}"))?;
     let server = Server::start(ServerOptions {
-        id,
+        id: member.id,
         cluster,
+        member,
         tuning,
         data_dir,
     })

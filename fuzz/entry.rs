@@ -136,10 +136,12 @@ pub fn peer_messages(input: &[u8]) {
         return;
     };
     let payload = Bytes::copy_from_slice(payload);
-    let method: &[u8] = match control >> 1 & 3 {
+    let method: &[u8] = match control >> 1 & 7 {
         0 => b"RequestVote",
         1 => b"AppendEntries",
         2 => b"InstallSnapshot",
+        4 => b"ReadIndex",
+        5 => b"TimeoutNow",
         _ => return introduction(control, payload),
     };
     let is_request = control & 1 == 0;

@@ -12,6 +12,9 @@ pub const FRAME_BYTES_MAX: usize = 16 << 20;
 /// The longest client uuid, in bytes.
 pub const UUID_BYTES_MAX: usize = 256;
 
+/// Members of a cluster, learners included.
+pub const MEMBERS_MAX: usize = 32;
+
 /// What an envelope and a message around a key and a value may add, in bytes.
 pub const MESSAGE_OVERHEAD_BYTES: usize = 4 << 10;
 /// What a command adds to its key and value, in bytes.
@@ -29,6 +32,8 @@ pub const INFLIGHT_BYTES_MAX: usize = 4 << 20;
 pub const INFLIGHT_MESSAGES_MAX: usize = 256;
 /// How many bytes of entries a leader holds that are not committed; one entry is always taken.
 pub const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
+/// How many entries may be committed and not applied while a leader takes more.
+pub const UNAPPLIED_ENTRIES_MAX: u64 = 65_536;
 /// One chunk of a snapshot on its way to a follower, in bytes.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 

@@ -119,7 +119,7 @@ pub enum Payload {
     Noop,
     /// A command in the encoding of the state machine; Raft does not look inside.
     Command(Bytes),
-    /// Reserved for membership changes: stored and replicated, not yet created.
+    /// Who belongs to the cluster from here on, as `raft::Configuration` encodes it (§6).
     Config(Bytes),
 }
 

@@ -5,6 +5,7 @@ mod entry;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -177,7 +178,14 @@ fn peer_seeds() -> Vec<(String, Vec<u8>)> {
     let last = EntryId::new(2, 7);
     let bodies = [
         ("pre-vote", 0, Body::PreVote { last }),
-        ("vote", 0, Body::Vote { last }),
+        (
+            "vote",
+            0,
+            Body::Vote {
+                last,
+                transfer: true,
+            },
+        ),
         ("pre-vote-reply", 1, Body::PreVoteReply { granted: true }),
         ("vote-reply", 1, Body::VoteReply { granted: false }),
         (
@@ -196,6 +204,7 @@ fn peer_seeds() -> Vec<(String, Vec<u8>)> {
                 commit: Index(6),
                 round: 5,
                 last: Index(9),
+                lease: true,
             },
         ),
         (
@@ -213,7 +222,24 @@ fn peer_seeds() -> Vec<(String, Vec<u8>)> {
                 hint: EntryId::new(1, 4),
             })),
         ),
-        ("heartbeat-reply", 3, Body::HeartbeatReply { round: 5 }),
+        (
+            "heartbeat-reply",
+            3,
+            Body::HeartbeatReply {
+                round: 5,
+                disk: Duration::from_millis(3),
+            },
+        ),
+        ("read-index", 8, Body::ReadIndex { context: 9 }),
+        (
+            "read-index-reply",
+            9,
+            Body::ReadIndexReply {
+                context: 9,
+                index: Some(Index(7)),
+            },
+        ),
+        ("timeout-now", 10, Body::TimeoutNow),
         ("chunk", 4, Body::Snapshot(chunk)),
         (
             "chunk-reply",
@@ -233,7 +259,7 @@ fn peer_seeds() -> Vec<(String, Vec<u8>)> {
                 to: NodeId(0),
                 term: Term(3),
                 call: 9,
-                learner: name.ends_with("reply"),
+                lost_directory: name.ends_with("reply"),
                 body,
             };
             let mut out = Buffer::with_capacity(256);

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use raftkv::raft::{Accepted, Body, Config, Log, Message, Raft, RoleName};
+use raftkv::raft::{Accepted, Body, Config, Configuration, Log, Message, Raft, RoleName};
 use raftkv::time::Time;
 use raftkv::types::{Entry, EntryId, HardState, Index, NodeId, Payload};
 
@@ -22,11 +22,15 @@ const NOW: Time = Time::from_millis(10_000);
 fn node(id: u64) -> Raft {
     let config = Config {
         id: NodeId(id),
-        members: (0..3).map(NodeId).collect(),
+        configuration: Configuration::of_voters(
+            (0..3).map(|id| (NodeId(id), 0, format!("p{id}"), format!("c{id}"))),
+        ),
         election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
         heartbeat: Duration::from_millis(50),
         seed: 1,
         lost_directory: false,
+        read_lease: false,
+        disk_patience: Duration::from_secs(2),
     };
     let log = Log::restore(EntryId::ZERO, Vec::new());
     Raft::new(config, HardState::default(), log, Time::ZERO)
@@ -38,7 +42,7 @@ fn message(from: u64, to: u64, term: raftkv::types::Term, body: Body) -> Message
         to: NodeId(to),
         term,
         call: 0,
-        learner: false,
+        lost_directory: false,
         body,
     }
 }

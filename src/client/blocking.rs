@@ -243,6 +243,12 @@ impl Client {
         self.run(request.ok_or(ClientError::NothingToResolve)?, true)
     }
 
+    /// The addresses that the client was given.
+    #[must_use]
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
     /// Asks all nodes that the client was given for their status, at the same time.
     #[must_use]
     pub fn status(&self) -> Vec<NodeStatus> {

@@ -19,16 +19,19 @@
 //! `protocol` builds requests and understands answers without any I/O, for programs
 //! that have an event loop of their own; `request` is its fast way for programs that
 //! send many; `connection` is the blocking socket;
-//! [`status_of`] asks many nodes at once.
+//! [`status_of`] asks many nodes at once; [`pursue`] changes the members of the cluster
+//! and who leads it.
 
 mod blocking;
 mod connection;
 mod error;
+mod operator;
 pub mod protocol;
 pub mod request;
 mod status;
 
 pub use blocking::{Client, ClientOptions};
 pub use error::{Attempt, ClientError};
+pub use operator::{Goal, OperatorError, pursue};
 pub use protocol::Outcome;
 pub use status::{NodeStatus, status_of};

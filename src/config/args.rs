@@ -5,13 +5,14 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::config::{Cluster, Config, Tuning};
+use crate::config::{Cluster, Config, Member, Tuning};
 use crate::types::NodeId;
 
 /// The original's `return -1`.
@@ -36,6 +37,10 @@ struct Cli {
     /// TOML file with one [[node]] table a member (id, peer, client)
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
+    /// This node is not one of the first members: it listens at these addresses, empty, until
+    /// `raft_client members add` makes it one
+    #[arg(long, value_name = "PEER,CLIENT", value_parser = addresses)]
+    join: Option<(SocketAddr, SocketAddr)>,
     /// Where raftnode_N/ is made
     #[arg(long, value_name = "DIR", default_value = ".")]
     data_dir: PathBuf,
@@ -64,6 +69,12 @@ struct Cli {
     /// How often a leader makes itself heard [default: 50]
     #[arg(long, value_name = "N")]
     heartbeat_ms: Option<u64>,
+    /// A disk without progress for so long costs a leader its leadership [default: 2000]
+    #[arg(long, value_name = "N")]
+    disk_patience_ms: Option<u64>,
+    /// Answer reads by a leader's lease; the same on all nodes
+    #[arg(long)]
+    read_lease: bool,
     /// Size of a log segment [default: 16 MiB]
     #[arg(long, value_name = "N")]
     segment_bytes: Option<u64>,
@@ -104,9 +115,9 @@ pub struct LogArgs {
 /// What `raft_example` was asked to do, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerArgs {
-    /// Which node this is: one of `cluster`.
-    pub id: NodeId,
-    /// The members.
+    /// Which node this is, and where it listens: one of `cluster`, unless it joins later.
+    pub member: Member,
+    /// The first members.
     pub cluster: Cluster,
     /// Cluster file and command line together.
     pub tuning: Tuning,
@@ -184,13 +195,18 @@ impl ServerArgs {
             Some(path) => Config::read(path).map_err(ArgsExit::usage)?,
             None => Config::default(),
         };
-        let id = node_id(node)
-            .filter(|&id| config.cluster.member(id).is_some())
-            .ok_or_else(|| ArgsExit::original("invalid node id"))?;
+        let id = node_id(node).ok_or_else(|| ArgsExit::original("invalid node id"))?;
+        let member = match cli.join {
+            Some(join) => joiner(&config.cluster, id, join)?,
+            None => *config
+                .cluster
+                .member(id)
+                .ok_or_else(|| ArgsExit::original("invalid node id"))?,
+        };
         let tuning = cli.tune(config.tuning);
         tuning.check().map_err(ArgsExit::usage)?;
         Ok(ServerArgs {
-            id,
+            member,
             cluster: config.cluster,
             tuning,
             data_dir: cli.data_dir,
@@ -207,19 +223,36 @@ impl Cli {
         }
         set(&mut tuning.reactors, self.reactors);
         tuning.pin_cores |= self.pin_cores;
+        tuning.read_lease |= self.read_lease;
+        let ms = |given: Option<u64>| given.map(Duration::from_millis);
+        set(&mut tuning.disk_patience, ms(self.disk_patience_ms));
         set(&mut tuning.snapshot_log_bytes, self.snapshot_log_bytes);
         set(&mut tuning.snapshot_tail_bytes, self.snapshot_tail_bytes);
         set(&mut tuning.snapshot_hold_bytes, self.snapshot_hold_bytes);
         set(&mut tuning.segment_bytes, self.segment_bytes);
-        set(
-            &mut tuning.heartbeat,
-            self.heartbeat_ms.map(Duration::from_millis),
-        );
+        set(&mut tuning.heartbeat, ms(self.heartbeat_ms));
         if let Some((min, max)) = self.election_timeout_ms {
             (tuning.election_timeout_min, tuning.election_timeout_max) = (min, max);
         }
         tuning
     }
+}
+
+/// A node that is to be made a member later.
+fn joiner(
+    cluster: &Cluster,
+    id: NodeId,
+    (peer, client): (SocketAddr, SocketAddr),
+) -> Result<Member, ArgsExit> {
+    let member = Member {
+        id,
+        peer,
+        client,
+        priority: 0,
+    };
+    let fits = cluster.check_joiner(&member);
+    fits.map_err(|reason| ArgsExit::usage(format!("--join: {reason}; try --help")))?;
+    Ok(member)
 }
 
 /// What is wrong, without the usage behind it: one line in a log of many starts.
@@ -233,6 +266,12 @@ fn one_line(text: &str) -> String {
 fn node_id(text: &str) -> Option<NodeId> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok().map(NodeId)).flatten()
+}
+
+fn addresses(text: &str) -> Result<(SocketAddr, SocketAddr), String> {
+    text.split_once(',')
+        .and_then(|(peer, client)| Some((peer.parse().ok()?, client.parse().ok()?)))
+        .ok_or_else(|| "not two addresses like 10.0.0.8:4396,10.0.0.8:4397".into())
 }
 
 fn range_ms(text: &str) -> Result<(Duration, Duration), String> {
@@ -255,7 +294,7 @@ mod tests {
     #[test]
     fn a_bare_number_is_the_default_cluster_with_defaults() {
         let args = parse(&["6"]).unwrap();
-        assert_eq!(args.id, NodeId(6));
+        assert_eq!(args.member.id, NodeId(6));
         assert_eq!(args.cluster, Cluster::default());
         assert_eq!(args.tuning, Tuning::default());
         assert_eq!(args.data_dir, PathBuf::from("."));
@@ -306,6 +345,26 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_joins_brings_its_addresses_and_is_no_first_member() {
+        let args = parse(&["7", "--join", "127.0.0.1:4410,127.0.0.1:4411"]).unwrap();
+        assert_eq!(args.member.id, NodeId(7));
+        assert_eq!(args.member.client.port(), 4411);
+        assert_eq!(args.cluster, Cluster::default());
+        for (line, part) in [
+            (["7", "--join", "127.0.0.1:4410"], "two addresses"),
+            (["7", "--join", "127.0.0.1:4396,127.0.0.1:9"], "given twice"),
+            (
+                ["6", "--join", "127.0.0.1:4410,127.0.0.1:4411"],
+                "id 6 is given twice",
+            ),
+        ] {
+            let exit = parse(&line).unwrap_err();
+            assert_eq!(exit.code, 2);
+            assert!(exit.message.contains(part), "{}", exit.message);
+        }
+    }
+
+    #[test]
     fn help_and_version_exit_with_0() {
         assert_eq!(parse(&["--help"]).unwrap_err().code, 0);
         let version = parse(&["--version"]).unwrap_err();
@@ -324,7 +383,7 @@ mod tests {
         .unwrap();
         let path = file.path().to_str().unwrap();
         let args = parse(&["--cluster", path, "40", "--heartbeat-ms", "30"]).unwrap();
-        assert_eq!(args.id, NodeId(40));
+        assert_eq!(args.member.id, NodeId(40));
         assert_eq!(args.tuning.heartbeat, Duration::from_millis(30));
         assert_eq!(args.tuning.election_timeout_min, Duration::from_millis(400));
         assert_eq!(args.tuning.segment_bytes, Tuning::default().segment_bytes);

@@ -26,6 +26,8 @@ pub struct Member {
     pub peer: SocketAddr,
     /// Where clients reach it.
     pub client: SocketAddr,
+    /// Who has the highest steps up first when there is no leader.
+    pub priority: u8,
 }
 
 /// The first members of the cluster, in the order of their ids; never empty.
@@ -35,7 +37,8 @@ pub struct Cluster {
 }
 
 impl Default for Cluster {
-    /// Nodes 0 to 6 on this machine: peers on `4396 + 2 N`, clients on `4397 + 2 N`.
+    /// Nodes 0 to 6 on this machine: peers on `4396 + 2 N`, clients on `4397 + 2 N`. Node 0
+    /// leads first.
     fn default() -> Cluster {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Cluster {
@@ -44,6 +47,7 @@ impl Default for Cluster {
                     id: NodeId(u64::from(n)),
                     peer: at(DEFAULT_PEER_PORT + 2 * n),
                     client: at(DEFAULT_CLIENT_PORT + 2 * n),
+                    priority: u8::from(n == 0),
                 })
                 .collect(),
         }
@@ -66,6 +70,15 @@ impl Cluster {
         }
         members.sort_by_key(|member| member.id);
         Ok(Cluster { members })
+    }
+
+    /// This cluster with one member more, which has to fit.
+    ///
+    /// # Errors
+    ///
+    /// The reason why it does not.
+    pub fn check_joiner(&self, joiner: &Member) -> Result<(), String> {
+        check_member(joiner, &self.members)
     }
 
     /// All members in the order of their ids.

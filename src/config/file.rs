@@ -5,10 +5,13 @@
 //! id = 0
 //! peer = "10.0.0.1:4396"     # ip:port, where the other nodes reach it
 //! client = "10.0.0.1:4397"   # ip:port, where clients reach it
+//! priority = 0               # optional, 0 to 255: who has the highest leads first
 //!
 //! [raft]                     # optional, as is every key in it
 //! election_timeout_ms = [150, 300]
 //! heartbeat_ms = 50
+//! disk_patience_ms = 2000
+//! read_lease = false
 //!
 //! [log]                      # optional, as is every key in it
 //! segment_bytes = 16777216
@@ -56,6 +59,8 @@ struct Node {
     id: u64,
     peer: Spanned<String>,
     client: Spanned<String>,
+    #[serde(default)]
+    priority: u8,
 }
 
 #[derive(Default, Deserialize)]
@@ -63,6 +68,8 @@ struct Node {
 struct Raft {
     election_timeout_ms: Option<(u64, u64)>,
     heartbeat_ms: Option<u64>,
+    disk_patience_ms: Option<u64>,
+    read_lease: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -112,6 +119,7 @@ impl Config {
                 id: NodeId(node.id),
                 peer: address(&node.peer)?,
                 client: address(&node.client)?,
+                priority: node.priority,
             });
         }
         let cluster = Cluster::new(members).map_err(|(at, reason)| {
@@ -140,6 +148,8 @@ fn tuning(raft: &Raft, log: &Log) -> Tuning {
             default.election_timeout_max,
         ),
         heartbeat: ms(raft.heartbeat_ms, default.heartbeat),
+        disk_patience: ms(raft.disk_patience_ms, default.disk_patience),
+        read_lease: raft.read_lease.unwrap_or(default.read_lease),
         snapshot_log_bytes: log.snapshot_log_bytes.unwrap_or(default.snapshot_log_bytes),
         snapshot_tail_bytes: log
             .snapshot_tail_bytes

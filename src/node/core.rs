@@ -1,5 +1,6 @@
 //! What comes in, what goes out, and the order in which a batch is carried out.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,12 +11,14 @@ use crate::kv::{SessionLimits, StateMachine};
 use crate::limits;
 use crate::node::durability::Ledger;
 use crate::node::install::Install;
+use crate::node::members::{Addresses, Operators};
 use crate::node::peers::Peers;
 use crate::node::requests::{Answer, Caller, Requests};
 use crate::node::snapshots::Snapshots;
+use crate::node::status::Ticks;
 use crate::node::transfer::Transfers;
 use crate::node::{Hello, HelloReply};
-use crate::raft::{Message, Raft};
+use crate::raft::{Configuration, Message, Raft};
 use crate::time::Time;
 use crate::types::{Index, NodeId, Term};
 
@@ -24,8 +27,8 @@ use crate::types::{Index, NodeId, Term};
 pub struct NodeConfig {
     /// This node.
     pub id: NodeId,
-    /// All members in ascending order, this node among them.
-    pub members: Vec<NodeId>,
+    /// The first members of the cluster. What the log or a snapshot says is newer.
+    pub first_members: Configuration,
     /// A hash of the first members.
     pub cluster_id: u64,
     /// Names the data directory; drawn when that was created.
@@ -34,6 +37,10 @@ pub struct NodeConfig {
     pub election_timeout: (Duration, Duration),
     /// How often a leader says that it is there.
     pub heartbeat: Duration,
+    /// Whether a leader answers reads on the strength of a lease.
+    pub read_lease: bool,
+    /// A disk that has made no progress for so long costs a leader its leadership.
+    pub disk_patience: Duration,
     /// Seeds all random choices.
     pub seed: u64,
     /// The length of a log segment, in bytes.
@@ -61,6 +68,8 @@ pub struct Outputs {
     pub answers: Vec<(Caller, Answer)>,
     /// Answers to peers that introduced themselves.
     pub hellos: Vec<(Caller, HelloReply)>,
+    /// Whom this node talks to from now on, if that has changed.
+    pub members: Option<BTreeMap<NodeId, Addresses>>,
 }
 
 /// How many entries, and how many bytes of them, one flush applies at most, so that
@@ -80,6 +89,8 @@ pub struct Node<D: Disk> {
     pub(super) transfers: Transfers,
     pub(super) install: Install,
     pub(super) peers: Peers,
+    pub(super) operators: Operators,
+    pub(super) ticks: Ticks,
     pub(super) out: Outputs,
     /// The term that this node leads, as far as its clients have been told.
     leading: Option<Term>,
@@ -121,6 +132,8 @@ impl<D: Disk> Node<D> {
             transfers: Transfers::default(),
             install,
             peers,
+            operators: Operators::default(),
+            ticks: Ticks::default(),
             out: Outputs::default(),
             leading: None,
             failure: None,
@@ -148,9 +161,16 @@ impl<D: Disk> Node<D> {
         }
     }
 
-    /// The connection to a peer broke or was made anew: what was on its way may be lost.
+    /// The connection to a peer was made anew: what was on its way may be lost.
     pub fn handle_reconnect(&mut self, peer: NodeId) {
         self.raft.peer_unreachable(peer);
+    }
+
+    /// A peer has closed its connection, or its system says that nobody is there.
+    pub fn handle_disconnect(&mut self, peer: NodeId) {
+        if self.raft.leader() == Some(peer) {
+            self.raft.forget_leader();
+        }
     }
 
     /// Takes in what became of something the disk was asked for.
@@ -185,6 +205,8 @@ impl<D: Disk> Node<D> {
     /// process that was paused looks at its mail before it thinks itself alone.
     pub fn tick(&mut self, now: Time) {
         if self.failure.is_none() {
+            self.ticks.note(now, self.raft.next_deadline());
+            self.raft.note_disk(now, self.ledger.disk_lag(now));
             self.raft.tick(now);
             self.tick_transfers(now);
             self.ledger.wal.retry_space(&mut self.disk);
@@ -204,6 +226,7 @@ impl<D: Disk> Node<D> {
         self.raft
             .next_deadline()
             .min(self.transfers.next_deadline())
+            .min(self.stop_deadline())
     }
 
     /// Carries out all that the batch of inputs since the last flush asks for.
@@ -215,10 +238,12 @@ impl<D: Disk> Node<D> {
         self.forget();
         self.apply();
         self.notice_leadership();
+        self.answer_operators();
         self.serve_reads();
         self.advance_snapshot();
         self.check_caught_up(now);
         self.write_peers();
+        self.tell_members();
     }
 
     fn file_appended(&mut self, id: FileId, len: u64) {
@@ -230,7 +255,7 @@ impl<D: Disk> Node<D> {
     fn file_finished(&mut self, now: Time, id: FileId) {
         match id {
             FileId::Snapshot(last) if self.snapshots.is_taking(last) => self.draft_finished(last),
-            FileId::Snapshot(last) => self.incoming_finished(last),
+            FileId::Snapshot(last) => self.incoming_finished(now, last),
             FileId::Peers => self.peers_finished(now),
             FileId::SnapshotDraft(_) | FileId::SnapshotIncoming { .. } | FileId::PeersDraft => {}
         }

@@ -11,6 +11,7 @@
 //! core counts the leader in the quorum by what [`Raft::persisted`] confirmed.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::disk::Disk;
 use crate::node::core::Node;
@@ -30,6 +31,8 @@ pub(super) struct Ledger {
     term: BatchSeq,
     /// The last batch.
     last: BatchSeq,
+    /// How long the last write took to become durable.
+    sync_time: Duration,
 }
 
 /// A batch on its way to the disk.
@@ -38,6 +41,8 @@ struct Written {
     hard_state: Option<HardState>,
     /// Up to where the log is durable with this batch.
     last: Index,
+    /// When it was handed to the disk.
+    since: Time,
 }
 
 impl Ledger {
@@ -51,12 +56,31 @@ impl Ledger {
             // that is on disk.
             term: opened,
             last: opened,
+            sync_time: Duration::ZERO,
         }
+    }
+
+    /// Whether the current term is on disk.
+    fn term_is_durable(&self) -> bool {
+        self.term <= self.wal.durable()
+    }
+
+    /// How slow the disk is: how long the last write took to become durable, or how long
+    /// the oldest one that is not has been waiting, whatever is more.
+    pub(super) fn disk_lag(&self, now: Time) -> Duration {
+        let waiting = self.batches.front().map(|batch| now.since(batch.since));
+        self.sync_time.max(waiting.unwrap_or_default())
     }
 
     /// Hands a write to the log, and returns the batch after which all up to and with
     /// it is durable.
-    fn write<D: Disk>(&mut self, disk: &mut D, write: Write, raft: &mut Raft) -> BatchSeq {
+    fn write<D: Disk>(
+        &mut self,
+        now: Time,
+        disk: &mut D,
+        write: Write,
+        raft: &mut Raft,
+    ) -> BatchSeq {
         let Write {
             hard_state,
             truncate_from,
@@ -91,6 +115,7 @@ impl Ledger {
             seq: self.last,
             hard_state,
             last,
+            since: now,
         });
         self.last
     }
@@ -115,8 +140,12 @@ impl Ledger {
             .is_some_and(|batch| batch.seq <= durable)
         {
             let Written {
-                hard_state, last, ..
+                hard_state,
+                last,
+                since,
+                ..
             } = self.batches.pop_front().expect("there is a front");
+            self.sync_time = now.since(since);
             raft.persisted(now, hard_state, last);
         }
         while self
@@ -136,7 +165,8 @@ fn release(message: Message, out: &mut Vec<Message>) {
     if let Some(before) = out.last()
         && let Body::AppendReply(Ok(earlier)) = before.body
         && let Body::AppendReply(Ok(later)) = message.body
-        && (before.to, before.term, before.learner) == (message.to, message.term, message.learner)
+        && (before.to, before.term, before.lost_directory)
+            == (message.to, message.term, message.lost_directory)
         && earlier.match_index <= later.match_index
     {
         out.pop();
@@ -161,7 +191,9 @@ impl<D: Disk> Node<D> {
         } = &mut ready;
         // The sync runs while the batch is being sent.
         let write = std::mem::take(write);
-        let written = self.ledger.write(&mut self.disk, write, &mut self.raft);
+        let written = self
+            .ledger
+            .write(now, &mut self.disk, write, &mut self.raft);
         for message in messages.drain(..) {
             self.ledger
                 .send_after(self.ledger.term, message, &mut self.out.messages);
@@ -177,8 +209,10 @@ impl<D: Disk> Node<D> {
             self.begin_transfer(now, to);
         }
         for (message, chunk) in chunks.drain(..) {
-            // A directory with a snapshot and without a log has lost it: first the log.
-            if self.ledger.wal.is_open() {
+            // A directory with a snapshot and without a log has lost it: first the log. And
+            // first the term, or a restart could find a snapshot of a term that it has never
+            // heard of. The leader sends again what is passed over here.
+            if self.ledger.wal.is_open() && self.ledger.term_is_durable() {
                 self.receive_chunk(now, message, chunk);
             }
         }
@@ -201,7 +235,7 @@ mod tests {
             to: NodeId(to),
             term: Term(term),
             call: 0,
-            learner: false,
+            lost_directory: false,
             body,
         }
     }

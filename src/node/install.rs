@@ -13,7 +13,8 @@ use crate::disk::{Disk, FileId};
 use crate::kv::{Restore, StateMachine};
 use crate::limits;
 use crate::node::core::Node;
-use crate::raft::{Message, SnapshotChunk, SnapshotMeta};
+use crate::node::members::configuration_in;
+use crate::raft::{Configuration, Message, SnapshotChunk, SnapshotMeta};
 use crate::time::Time;
 use crate::types::{EntryId, NodeId};
 
@@ -46,6 +47,7 @@ enum Phase {
     /// It was right, and gets its final name.
     Naming {
         machine: Box<StateMachine>,
+        configuration: Configuration,
         call: Message,
         meta: SnapshotMeta,
     },
@@ -213,13 +215,21 @@ impl<D: Disk> Node<D> {
             Ok(info) if (info.last, info.checksum) != (meta.last, meta.checksum) => {
                 Err("it is not the snapshot that was announced".to_owned())
             }
-            Ok(_) => restore.finish().map_err(|error| error.to_string()),
+            Ok(_) => restore
+                .finish()
+                .map_err(|error| error.to_string())
+                .and_then(|(machine, configuration)| {
+                    configuration_in(&configuration, &self.config.first_members)
+                        .map(|configuration| (machine, configuration))
+                        .map_err(|error| error.to_string())
+                }),
             Err(error) => Err(error.to_string()),
         };
         match verdict {
-            Ok((machine, _configuration)) => {
+            Ok((machine, configuration)) => {
                 incoming.phase = Phase::Naming {
                     machine: Box::new(machine),
+                    configuration,
                     call,
                     meta,
                 };
@@ -253,7 +263,7 @@ impl<D: Disk> Node<D> {
     }
 
     /// The received snapshot is on disk under its final name: it replaces the state.
-    pub(super) fn incoming_finished(&mut self, last: EntryId) {
+    pub(super) fn incoming_finished(&mut self, now: Time, last: EntryId) {
         let named = |incoming: &mut Incoming| {
             incoming.last == last && matches!(incoming.phase, Phase::Naming { .. })
         };
@@ -262,13 +272,14 @@ impl<D: Disk> Node<D> {
         };
         let Phase::Naming {
             machine,
+            configuration,
             call,
             meta,
         } = incoming.phase
         else {
             unreachable!("just looked")
         };
-        if self.raft.install_snapshot(meta.last) {
+        if self.raft.install_snapshot(now, meta.last, configuration) {
             self.abandon_snapshot();
             self.machine = *machine;
             self.install.installed += 1;

@@ -14,6 +14,7 @@
 //! | `snapshots.rs` | taking snapshots beside writes, compaction of the log |
 //! | `transfer.rs` | sending a snapshot to a follower |
 //! | `install.rs` | receiving one |
+//! | `members.rs` | operators: changes of the members, leadership, an orderly stop |
 //! | `peers.rs` | who is who: incarnations, lost directories, the right to vote |
 //! | `recovery.rs` | what the disk has at a start |
 //! | `status.rs` | what operators see |
@@ -21,6 +22,7 @@
 mod core;
 mod durability;
 mod install;
+mod members;
 mod peers;
 mod recovery;
 mod requests;
@@ -29,7 +31,8 @@ mod status;
 mod transfer;
 
 pub use self::core::{Node, NodeConfig, Outputs};
+pub use self::members::{Addresses, OperatorAnswer};
 pub use self::peers::{Hello, HelloReply, PROTOCOL_VERSION};
 pub use self::recovery::{OpenError, RecoverySummary};
 pub use self::requests::{Answer, Caller, Request};
-pub use self::status::{PeerStatus, Status};
+pub use self::status::{MemberStatus, PeerStatus, Status};

@@ -24,9 +24,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use log::{info, warn};
 
 use crate::disk::{Disk, FileId};
+use crate::limits;
 use crate::node::core::Node;
 use crate::node::requests::Caller;
-use crate::raft::quorum::majority;
 use crate::time::Time;
 use crate::types::{Index, NodeId, Term};
 
@@ -149,6 +149,8 @@ impl Peers {
 }
 
 const RECORD_BYTES: usize = 8 + 8 + 1;
+/// How many nodes are remembered: members of all times, and who wants to be one.
+const KNOWN_MAX: usize = 8 * limits::MEMBERS_MAX;
 
 impl<D: Disk> Node<D> {
     /// How this node introduces itself to `to`.
@@ -180,8 +182,12 @@ impl<D: Disk> Node<D> {
             ))
         } else if to != self.config.id {
             Some(format!("this is {}, not {to}", self.config.id))
-        } else if from == to || !self.config.members.contains(&from) {
-            Some(format!("{from} is not a peer"))
+        } else if from == to {
+            Some(format!("{from} is this node itself"))
+        } else if self.peers.known.len() >= KNOWN_MAX && !self.peers.known.contains_key(&from) {
+            Some(format!(
+                "more than {KNOWN_MAX} nodes have introduced themselves"
+            ))
         } else if version != PROTOCOL_VERSION {
             Some(format!(
                 "protocol version {version} is not {PROTOCOL_VERSION}"
@@ -251,15 +257,19 @@ impl<D: Disk> Node<D> {
         if peers.established || peers.establishing {
             return;
         }
-        let (members, others) = (self.config.members.len(), self.config.members.len() - 1);
+        let quorum = self.raft.configuration().quorum();
+        let own = self.config.id;
         let ready = if peers.lost {
-            peers.heard.len() >= majority(members).min(others)
+            // A majority of the others: of all, if that is more than there are others.
+            let others: Vec<NodeId> = quorum.all().filter(|id| *id != own).collect();
+            let heard = |id: &NodeId| peers.heard.contains_key(id);
+            (quorum.is_met(|id| heard(&id)) || others.iter().all(heard))
                 && peers.heard.values().all(|term| *term <= self.raft.term())
                 && peers.target.is_some_and(|(term, entry)| {
                     term == self.raft.term() && entry <= self.applied()
                 })
         } else {
-            peers.heard.len() >= majority(members) - 1
+            quorum.is_met(|id| id == own || peers.heard.contains_key(&id))
         };
         if ready {
             self.peers.establishing = true;

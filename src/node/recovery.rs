@@ -3,6 +3,7 @@
 //! The newest snapshot that verifies and the log behind it, if they fit together; a
 //! log without the snapshot that it begins behind is lost data, and refused.
 
+use bytes::Bytes;
 use log::{info, warn};
 
 use crate::disk::{Disk, FileId, FileInfo};
@@ -10,11 +11,12 @@ use crate::kv::{Restore, SnapshotError, StateMachine};
 use crate::node::core::{Node, NodeConfig, Parts};
 use crate::node::durability::Ledger;
 use crate::node::install::Install;
+use crate::node::members::configuration_in;
 use crate::node::peers::Peers;
 use crate::node::snapshots::Snapshots;
-use crate::raft::{Config, Log, Raft, SnapshotMeta};
+use crate::raft::{Config, Configuration, Log, Raft, SnapshotMeta};
 use crate::time::Time;
-use crate::types::{Entry, EntryId};
+use crate::types::{Entry, EntryId, Payload};
 use crate::wal::{Batch, Recovered, Wal, WalError, WalOptions};
 
 /// Why a node does not start. Nothing was changed.
@@ -59,6 +61,15 @@ pub enum OpenError {
          away and let the node catch up from its peers"
     )]
     Peers,
+    /// A configuration was written by a newer build.
+    #[error(
+        "the {place} names the members of the cluster in a way that is not known here: it was \
+         written by a newer version"
+    )]
+    Configuration {
+        /// Where it is.
+        place: &'static str,
+    },
 }
 
 /// What was found at a start, for the operator.
@@ -77,6 +88,8 @@ const READ_BYTES: usize = 1 << 20;
 /// The newest snapshot, restored, and what else there is of the kind.
 struct FoundSnapshots {
     machine: StateMachine,
+    /// The members of the cluster then.
+    configuration: Configuration,
     newest: Option<SnapshotMeta>,
     /// The intact ones, as far as was looked, the newest last.
     kept: Vec<EntryId>,
@@ -97,9 +110,11 @@ impl<D: Disk> Node<D> {
         let files = disk
             .files()
             .map_err(|source| read_error("the data directory", source))?;
-        let peers = find_peers(&mut disk, &files, config.members.len())?;
+        let alone = config.first_members.len() == 1 && config.first_members.contains(config.id);
+        let peers = find_peers(&mut disk, &files, alone)?;
         let FoundSnapshots {
             machine,
+            configuration,
             newest,
             kept,
             damaged,
@@ -119,6 +134,7 @@ impl<D: Disk> Node<D> {
             entries,
             report,
         } = recovered;
+        check_configurations(&entries)?;
         let last = machine.applied();
         if last.index < snapshot_mark.index {
             let found = damaged.unwrap_or_else(|| match last {
@@ -148,11 +164,13 @@ impl<D: Disk> Node<D> {
         }
         let raft_config = Config {
             id: config.id,
-            members: config.members.clone(),
+            configuration,
             election_timeout: config.election_timeout,
             heartbeat: config.heartbeat,
             seed: config.seed,
             lost_directory: !peers.established(),
+            read_lease: config.read_lease,
+            disk_patience: config.disk_patience,
         };
         let marked = log.base();
         let mut raft = Raft::new(raft_config, hard_state, log, now);
@@ -169,6 +187,18 @@ impl<D: Disk> Node<D> {
         };
         Ok((Node::assemble(parts), summary))
     }
+}
+
+/// What the core reads in the log it takes for granted.
+fn check_configurations(entries: &[Entry]) -> Result<(), OpenError> {
+    let unknown = |entry: &Entry| match &entry.payload {
+        Payload::Config(bytes) => Configuration::decode(bytes).is_err(),
+        _ => false,
+    };
+    if entries.iter().any(unknown) {
+        return Err(OpenError::Configuration { place: "log" });
+    }
+    Ok(())
 }
 
 /// A directory in which something was promised has a log.
@@ -221,13 +251,9 @@ fn read_file<D: Disk>(
     }
 }
 
-fn find_peers<D: Disk>(
-    disk: &mut D,
-    files: &[FileInfo],
-    members: usize,
-) -> Result<Peers, OpenError> {
+fn find_peers<D: Disk>(disk: &mut D, files: &[FileInfo], alone: bool) -> Result<Peers, OpenError> {
     if !files.iter().any(|file| file.id == FileId::Peers) {
-        return Ok(if members == 1 {
+        return Ok(if alone {
             Peers::alone()
         } else {
             Peers::default()
@@ -259,10 +285,13 @@ fn find_snapshots<D: Disk>(
     let mut damaged = None;
     while let Some(last) = ids.pop() {
         match restore_snapshot(disk, config, last)? {
-            Ok((machine, meta)) => {
+            Ok((machine, meta, configuration)) => {
                 ids.push(last);
+                let configuration = configuration_in(&configuration, &config.first_members)
+                    .map_err(|_| OpenError::Configuration { place: "snapshot" })?;
                 return Ok(FoundSnapshots {
                     machine,
+                    configuration,
                     newest: Some(meta),
                     kept: ids,
                     damaged,
@@ -279,13 +308,14 @@ fn find_snapshots<D: Disk>(
     let machine = StateMachine::new(config.session_limits);
     Ok(FoundSnapshots {
         machine,
+        configuration: config.first_members.clone(),
         newest: None,
         kept: Vec::new(),
         damaged,
     })
 }
 
-type Restored = Result<(StateMachine, SnapshotMeta), SnapshotError>;
+type Restored = Result<(StateMachine, SnapshotMeta, Bytes), SnapshotError>;
 
 fn restore_snapshot<D: Disk>(
     disk: &mut D,
@@ -306,8 +336,8 @@ fn restore_snapshot<D: Disk>(
             checksum: info.checksum,
             total_bytes: info.total_bytes,
         };
-        let (machine, _configuration) = restore.finish()?;
-        Ok((machine, meta))
+        let (machine, configuration) = restore.finish()?;
+        Ok((machine, meta, configuration))
     }))
 }
 

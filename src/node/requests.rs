@@ -7,10 +7,13 @@ use bytes::Bytes;
 
 use crate::disk::Disk;
 use crate::kv::Outcome;
+use crate::limits;
 use crate::mem::Buffer;
 use crate::node::core::Node;
+use crate::node::members::OperatorAnswer;
 use crate::node::status::Status;
-use crate::raft::{ProposeError, ReadId, ReadOutcome};
+use crate::raft::{Change, ProposeError, ReadId, ReadOutcome};
+use crate::time::Time;
 use crate::types::{EntryId, Index, NodeId, Payload};
 
 /// Who asked, so that the answer finds its way back. The node only carries it.
@@ -42,6 +45,10 @@ pub enum Request {
     },
     /// What this node knows of itself.
     Status,
+    /// A change of the members; answered when it is done.
+    Change(Vec<Change>),
+    /// Another node is to lead; answered when it does.
+    HandOver(NodeId),
 }
 
 /// What a client is told.
@@ -64,6 +71,8 @@ pub enum Answer {
     NoSpace,
     /// See [`Request::Status`].
     Status(Box<Status>),
+    /// To an operator.
+    Operator(OperatorAnswer),
 }
 
 /// Requests that wait.
@@ -156,7 +165,8 @@ impl Request {
         match self {
             Request::Write { command, .. } => command.len(),
             Request::Get { key } => key.len(),
-            Request::Status => 0,
+            Request::Change(changes) => std::mem::size_of_val(&changes[..]),
+            Request::Status | Request::HandOver(_) => 0,
         }
     }
 }
@@ -174,13 +184,15 @@ impl Answer {
 
 impl<D: Disk> Node<D> {
     /// Takes in what a client asks for.
-    pub fn handle_client(&mut self, caller: Caller, request: Request) {
+    pub fn handle_client(&mut self, now: Time, caller: Caller, request: Request) {
         if self.failure().is_some() {
             return;
         }
         let answer = match request {
-            Request::Status => Some(Answer::Status(Box::new(self.status()))),
-            _ if !self.raft.is_leader() => Some(self.not_leading()),
+            Request::Status => Some(Answer::Status(Box::new(self.status(now)))),
+            Request::Get { .. } | Request::Write { .. } if !self.raft.is_leader() => {
+                Some(self.not_leading())
+            }
             Request::Get { key } => {
                 let id = ReadId(self.requests.next_read);
                 self.requests.next_read += 1;
@@ -192,6 +204,10 @@ impl<D: Disk> Node<D> {
                 Some(Answer::NoSpace)
             }
             Request::Write { command, .. } => self.propose(caller, command),
+            Request::Change(changes) => self
+                .begin_change(now, caller, &changes)
+                .map(Answer::Operator),
+            Request::HandOver(to) => self.begin_hand_over(now, caller, to).map(Answer::Operator),
         };
         if let Some(answer) = answer {
             self.out.answers.push((caller, answer));
@@ -199,13 +215,17 @@ impl<D: Disk> Node<D> {
     }
 
     fn propose(&mut self, caller: Caller, command: Bytes) -> Option<Answer> {
+        let unapplied = self.raft.commit_index().0 - self.applied().0;
+        if unapplied >= limits::UNAPPLIED_ENTRIES_MAX {
+            return Some(Answer::Busy);
+        }
         match self.raft.propose(Payload::Command(command)) {
             Ok(id) => {
                 self.requests.writes.push_back((id, caller));
                 None
             }
             Err(ProposeError::NotLeader) => Some(self.not_leading()),
-            Err(ProposeError::Busy) => Some(Answer::Busy),
+            Err(ProposeError::Busy | ProposeError::Transferring) => Some(Answer::Busy),
         }
     }
 

@@ -159,8 +159,9 @@ impl<D: Disk> Node<D> {
     fn begin_snapshot(&mut self) {
         let last = self.machine.applied();
         info!(target: "Raft", "snapshot begins: last={last} keys={}", self.machine.len());
+        let configuration = self.raft.configuration_at(last.index);
         self.machine
-            .begin_snapshot(bytes::Bytes::new(), IMAGE_BYTES_MAX);
+            .begin_snapshot(configuration.encode(), IMAGE_BYTES_MAX);
         self.disk.create_file(FileId::SnapshotDraft(last));
         let log_bytes = self.snapshots.log_bytes;
         self.snapshots.taking = Some(Taking {

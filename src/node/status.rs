@@ -1,8 +1,11 @@
 //! What operators see.
 
+use std::time::Duration;
+
 use crate::disk::Disk;
 use crate::node::core::Node;
 use crate::raft::{ProgressState, RoleName};
+use crate::time::Time;
 use crate::types::{Index, NodeId, Term};
 
 /// What a node knows of itself.
@@ -52,6 +55,69 @@ pub struct Status {
     pub snapshots_installed: u64,
     /// What a leader knows of its followers.
     pub peers: Vec<PeerStatus>,
+    /// The members of the cluster, by the latest word in this node's log.
+    pub members: Vec<MemberStatus>,
+    /// Where in the log that is said.
+    pub members_index: Index,
+    /// How slow the disk is: how long the last write took to become durable, or how long
+    /// one that is not has been waiting.
+    pub disk: Duration,
+    /// How late the timers of the raft thread were at most, in the last
+    /// [`Ticks::WINDOW`] or the one before.
+    pub tick_late_max: Duration,
+    /// How often a timer was more than [`Ticks::LATE`] late since the start: so often the
+    /// machine was taken away, or the raft thread was held up.
+    pub late_ticks: u64,
+    /// To whom leadership is being handed.
+    pub transferee: Option<NodeId>,
+}
+
+/// A member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// The member.
+    pub id: NodeId,
+    /// `voter`, `learner`, and in a joint configuration `joining`, `leaving` or `demoted`.
+    pub standing: &'static str,
+    /// Who has the highest steps up first when there is no leader.
+    pub priority: u8,
+    /// `ip:port` for the other nodes.
+    pub peer: String,
+    /// `ip:port` for clients.
+    pub client: String,
+}
+
+/// How late timers are: a node whose ticks come late is not to blame for what follows, but
+/// whoever looks for the reason of an election has to know.
+#[derive(Debug, Default)]
+pub struct Ticks {
+    late: u64,
+    window_start: Time,
+    worst: Duration,
+    worst_before: Duration,
+}
+
+impl Ticks {
+    /// Half of the shortest election time-out by default: a leader that is later than this
+    /// is close to losing its followers.
+    pub const LATE: Duration = Duration::from_millis(75);
+    /// How long the worst is remembered at least.
+    pub const WINDOW: Duration = Duration::from_secs(10);
+
+    /// A tick that was due at `due` happens.
+    pub(super) fn note(&mut self, now: Time, due: Time) {
+        if now.since(self.window_start) >= Ticks::WINDOW {
+            self.window_start = now;
+            self.worst_before = std::mem::take(&mut self.worst);
+        }
+        let late = now.since(due);
+        self.worst = self.worst.max(late);
+        self.late += u64::from(late > Ticks::LATE);
+    }
+
+    fn worst(&self) -> Duration {
+        self.worst.max(self.worst_before)
+    }
 }
 
 /// What a leader knows of a follower.
@@ -65,12 +131,18 @@ pub struct PeerStatus {
     pub next_index: Index,
     /// `probe`, `replicate` or `snapshot`.
     pub state: &'static str,
+    /// How long ago it was heard of.
+    pub silent: Duration,
+    /// How long its last answer to a heartbeat took.
+    pub round_trip: Duration,
+    /// How slow its disk is, by its own account.
+    pub disk: Duration,
 }
 
 impl<D: Disk> Node<D> {
     /// What this node knows of itself.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self, now: Time) -> Status {
         let (raft, log) = (&self.raft, self.raft.log());
         let counters = self.ledger.wal.counters();
         let peers = raft
@@ -86,6 +158,19 @@ impl<D: Disk> Node<D> {
                     ProgressState::Replicate => "replicate",
                     ProgressState::Snapshot => "snapshot",
                 },
+                silent: now.since(progress.heard),
+                round_trip: progress.round_trip,
+                disk: progress.disk,
+            });
+        let members = raft
+            .configuration()
+            .members()
+            .map(|(id, member)| MemberStatus {
+                id,
+                standing: member.standing.as_str(),
+                priority: member.priority,
+                peer: member.peer.clone(),
+                client: member.client.clone(),
             });
         Status {
             id: self.config.id,
@@ -113,6 +198,12 @@ impl<D: Disk> Node<D> {
             snapshots_taken: self.snapshots.taken(),
             snapshots_installed: self.install.installed(),
             peers: peers.collect(),
+            members: members.collect(),
+            members_index: raft.configuration_index(),
+            disk: self.ledger.disk_lag(now),
+            tick_late_max: self.ticks.worst(),
+            late_ticks: self.ticks.late,
+            transferee: raft.transferee(),
         }
     }
 }

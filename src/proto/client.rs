@@ -23,6 +23,7 @@ use crate::net::wire::put_varint;
 use crate::node::{Answer, Request};
 use crate::pb;
 use crate::pb::kv_operation_response::{Data, StatusCode};
+use crate::proto::operator::{OPERATOR_SERVICE, decode_operator, refused_operator};
 use crate::proto::{EXECUTE, KV_SERVICE, STATUS_GET, STATUS_SERVICE};
 use crate::types::NodeId;
 
@@ -94,6 +95,8 @@ pub fn decode_call<'a>(body: &'a [u8], commands: &mut CommandBuffer) -> Result<C
             .map_err(|error| refused(error.to_string()))?
     } else if STATUS.is_of(&call) {
         Request::Status
+    } else if let Some(request) = decode_operator(&call) {
+        request.map_err(refused)?
     } else {
         return Err(refused("unknown service or method".to_owned()));
     };
@@ -205,7 +208,7 @@ fn identity(
 /// clients.
 ///
 /// # Panics
-/// For [`Answer::Status`], which has a message of its own.
+/// For [`Answer::Status`] and [`Answer::Operator`], which have messages of their own.
 pub fn encode_answer_frame(
     out: &mut Buffer,
     sequence: u64,
@@ -273,13 +276,17 @@ pub fn encode_refusal_frame(out: &mut Buffer, refusal: &Refusal<'_>) {
     }
     let Refusal { call, reason } = refusal;
     let (service, method) = (name(call.service, KV_SERVICE), name(call.method, EXECUTE));
+    if service == OPERATOR_SERVICE {
+        let refused = refused_operator(reason);
+        return encode_call(out, service, method, call.sequence, &refused);
+    }
     encode_call(out, service, method, call.sequence, &bad_request(reason));
 }
 
 /// What a client is told. `address_of` knows where a node listens for clients.
 ///
 /// # Panics
-/// For [`Answer::Status`], which has a message of its own.
+/// For [`Answer::Status`] and [`Answer::Operator`], which have messages of their own.
 #[must_use]
 pub fn encode_answer(
     answer: Answer,
@@ -303,7 +310,7 @@ pub fn encode_answer(
         ),
         Answer::Busy => error(Code::Busy, "busy, too much is waiting"),
         Answer::NoSpace => error(Code::NoSpace, "no space left on the leader's disk"),
-        Answer::Status(_) => unreachable!("status has a message of its own"),
+        Answer::Status(_) | Answer::Operator(_) => unreachable!("they have messages of their own"),
     }
 }
 

@@ -3,9 +3,10 @@
 //! may rely on; what it refuses gets a reason that the sender can act upon.
 //!
 //! `peer.rs`: what nodes say to each other; `client.rs`: what clients ask and are
-//! told; `status.rs`: what operators see. Frames and envelopes are [`crate::net`]'s.
+//! told; `operator.rs`, `status.rs`: what operators see. Frames and envelopes are [`crate::net`]'s.
 
 mod client;
+mod operator;
 mod peer;
 mod status;
 
@@ -13,6 +14,7 @@ pub use client::{
     Call, ClientError, CommandBuffer, Refusal, bad_request, decode_call, decode_request,
     encode_answer, encode_answer_frame, encode_refusal_frame,
 };
+pub use operator::{CHANGE_MEMBERS, OPERATOR_SERVICE, TRANSFER_LEADERSHIP, encode_operator_answer};
 pub use peer::{
     AppendEncoder, decode_hello, decode_hello_reply, decode_reply,
     decode_request as decode_peer_request, encode_hello, encode_hello_reply, encode_message,

@@ -2,6 +2,8 @@
 
 mod append;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -11,7 +13,7 @@ use crate::net::envelope::encode_call;
 use crate::node::{Hello, HelloReply};
 use crate::pb;
 use crate::proto::{HELLO, PeerError, RAFT_SERVICE};
-use crate::raft::{Accepted, Body, Message, Rejected, SnapshotChunk, SnapshotMeta};
+use crate::raft::{Accepted, Body, Configuration, Message, Rejected, SnapshotChunk, SnapshotMeta};
 use crate::types::{Entry, EntryId, Index, NodeId, Payload, Term};
 
 pub use self::append::AppendEncoder;
@@ -19,6 +21,8 @@ pub use self::append::AppendEncoder;
 const REQUEST_VOTE: &str = "RequestVote";
 const APPEND_ENTRIES: &str = "AppendEntries";
 const INSTALL_SNAPSHOT: &str = "InstallSnapshot";
+const READ_INDEX: &str = "ReadIndex";
+const TIMEOUT_NOW: &str = "TimeoutNow";
 
 /// Terms and indexes from the wire stay far enough below the top that adding one to
 /// them never overflows, however many members lie.
@@ -32,10 +36,13 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
     let mut call = |method: &str, payload: &dyn DynMessage| payload.call(out, method, sequence);
     match &message.body {
         Body::PreVote { last } => {
-            call(REQUEST_VOTE, &request_vote(message, *last, true));
+            call(REQUEST_VOTE, &request_vote(message, *last, true, false));
         }
-        Body::Vote { last } => {
-            call(REQUEST_VOTE, &request_vote(message, *last, false));
+        Body::Vote { last, transfer } => {
+            call(
+                REQUEST_VOTE,
+                &request_vote(message, *last, false, *transfer),
+            );
         }
         Body::PreVoteReply { granted } => call(
             REQUEST_VOTE,
@@ -43,7 +50,7 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
                 term,
                 vote_granted: *granted,
                 pre_vote: true,
-                learner: message.learner,
+                lost_directory: message.lost_directory,
             },
         ),
         Body::VoteReply { granted } => call(
@@ -52,7 +59,7 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
                 term,
                 vote_granted: *granted,
                 pre_vote: false,
-                learner: message.learner,
+                lost_directory: message.lost_directory,
             },
         ),
         Body::Append { .. } => {
@@ -63,6 +70,7 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
             commit,
             round,
             last,
+            lease,
         } => call(
             APPEND_ENTRIES,
             &pb::AppendEntriesRequest {
@@ -72,19 +80,46 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
                 heartbeat: true,
                 read_round: *round,
                 leader_last: signed(last.0),
+                lease: *lease,
                 ..Default::default()
             },
         ),
         Body::AppendReply(reply) => call(APPEND_ENTRIES, &append_reply(message, *reply)),
-        Body::HeartbeatReply { round } => call(
+        Body::HeartbeatReply { round, disk } => call(
             APPEND_ENTRIES,
             &pb::AppendEntriesResponse {
                 term,
-                learner: message.learner,
+                lost_directory: message.lost_directory,
                 success: true,
                 heartbeat: true,
                 read_round: *round,
+                disk_us: u64::try_from(disk.as_micros()).unwrap_or(u64::MAX),
                 ..Default::default()
+            },
+        ),
+        Body::ReadIndex { context } => call(
+            READ_INDEX,
+            &pb::ReadIndexRequest {
+                term,
+                follower_id: signed(message.from.0),
+                context: *context,
+            },
+        ),
+        Body::ReadIndexReply { context, index } => call(
+            READ_INDEX,
+            &pb::ReadIndexResponse {
+                term,
+                context: *context,
+                confirmed: index.is_some(),
+                index: signed(index.unwrap_or_default().0),
+                lost_directory: message.lost_directory,
+            },
+        ),
+        Body::TimeoutNow => call(
+            TIMEOUT_NOW,
+            &pb::TimeoutNowRequest {
+                term,
+                leader_id: signed(message.from.0),
             },
         ),
         Body::Snapshot(chunk) => call(INSTALL_SNAPSHOT, &snapshot_chunk(message, chunk)),
@@ -101,7 +136,7 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
                 checksum: snapshot.checksum,
                 next_offset: signed(*next_offset),
                 installed: *installed,
-                learner: message.learner,
+                lost_directory: message.lost_directory,
                 total_bytes: signed(snapshot.total_bytes),
             },
         ),
@@ -123,29 +158,35 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).expect("numbers are bounded where they come in")
 }
 
-fn request_vote(message: &Message, last: EntryId, pre_vote: bool) -> pb::RequestVoteRequest {
+fn request_vote(
+    message: &Message,
+    last: EntryId,
+    pre_vote: bool,
+    transfer: bool,
+) -> pb::RequestVoteRequest {
     pb::RequestVoteRequest {
         term: signed(message.term.0),
         candidate_id: signed(message.from.0),
         last_log_index: signed(last.index.0),
         last_log_term: signed(last.term.0),
         pre_vote,
+        transfer,
     }
 }
 
 fn append_reply(message: &Message, reply: Result<Accepted, Rejected>) -> pb::AppendEntriesResponse {
-    let (term, learner) = (signed(message.term.0), message.learner);
+    let (term, lost_directory) = (signed(message.term.0), message.lost_directory);
     match reply {
         Ok(Accepted { match_index }) => pb::AppendEntriesResponse {
             term,
-            learner,
+            lost_directory,
             success: true,
             last_log_index: signed(match_index.0),
             ..Default::default()
         },
         Err(Rejected { rejected, hint }) => pb::AppendEntriesResponse {
             term,
-            learner,
+            lost_directory,
             success: false,
             rejected_index: signed(rejected.0),
             hint_index: signed(hint.index.0),
@@ -205,13 +246,23 @@ pub fn decode_request(
         let body = if vote.pre_vote {
             Body::PreVote { last }
         } else {
-            Body::Vote { last }
+            Body::Vote {
+                last,
+                transfer: vote.transfer,
+            }
         };
         (vote.term, vote.candidate_id, body)
     } else if method == APPEND_ENTRIES.as_bytes() {
         let append = pb::AppendEntriesRequest::decode(payload)?;
         let (term, leader) = (append.term, append.leader_id);
         (term, leader, decode_append(append)?)
+    } else if method == READ_INDEX.as_bytes() {
+        let read = pb::ReadIndexRequest::decode(payload)?;
+        let context = read.context;
+        (read.term, read.follower_id, Body::ReadIndex { context })
+    } else if method == TIMEOUT_NOW.as_bytes() {
+        let now = pb::TimeoutNowRequest::decode(payload)?;
+        (now.term, now.leader_id, Body::TimeoutNow)
     } else if method == INSTALL_SNAPSHOT.as_bytes() {
         let chunk = pb::InstallSnapshotRequest::decode(payload)?;
         let (term, leader) = (chunk.term, chunk.leader_id);
@@ -238,7 +289,7 @@ pub fn decode_request(
         to,
         term,
         call,
-        learner: false,
+        lost_directory: false,
         body,
     })
 }
@@ -250,6 +301,7 @@ fn decode_append(append: pb::AppendEntriesRequest) -> Result<Body, PeerError> {
             commit,
             round: append.read_round,
             last: Index(number(append.leader_last)?),
+            lease: append.lease,
         });
     }
     let prev = entry_id(append.prev_log_index, append.prev_log_term)?;
@@ -266,7 +318,12 @@ fn decode_append(append: pb::AppendEntriesRequest) -> Result<Body, PeerError> {
         let payload = match pb::EntryKind::try_from(entry.kind) {
             Ok(pb::EntryKind::Command) => Payload::Command(entry.command),
             Ok(pb::EntryKind::Noop) if entry.command.is_empty() => Payload::Noop,
-            Ok(pb::EntryKind::Config) => Payload::Config(entry.command),
+            Ok(pb::EntryKind::Config) if Configuration::decode(&entry.command).is_ok() => {
+                Payload::Config(entry.command)
+            }
+            Ok(pb::EntryKind::Config) => {
+                return Err(PeerError::Invalid("a configuration that is none"));
+            }
             Ok(pb::EntryKind::Noop) => return Err(PeerError::Invalid("a no-op with content")),
             Err(_) => return Err(PeerError::Invalid("an entry of unknown kind")),
         };
@@ -308,7 +365,7 @@ pub fn decode_reply(
     call: u64,
     payload: Bytes,
 ) -> Result<Message, PeerError> {
-    let (term, learner, body) = if method == REQUEST_VOTE.as_bytes() {
+    let (term, lost_directory, body) = if method == REQUEST_VOTE.as_bytes() {
         let vote = pb::RequestVoteResponse::decode(payload)?;
         let granted = vote.vote_granted;
         let body = if vote.pre_vote {
@@ -316,10 +373,22 @@ pub fn decode_reply(
         } else {
             Body::VoteReply { granted }
         };
-        (vote.term, vote.learner, body)
+        (vote.term, vote.lost_directory, body)
     } else if method == APPEND_ENTRIES.as_bytes() {
         let reply = pb::AppendEntriesResponse::decode(payload)?;
-        (reply.term, reply.learner, decode_append_reply(&reply)?)
+        (
+            reply.term,
+            reply.lost_directory,
+            decode_append_reply(&reply)?,
+        )
+    } else if method == READ_INDEX.as_bytes() {
+        let reply = pb::ReadIndexResponse::decode(payload)?;
+        let index = Index(number(reply.index)?);
+        let body = Body::ReadIndexReply {
+            context: reply.context,
+            index: reply.confirmed.then_some(index),
+        };
+        (reply.term, reply.lost_directory, body)
     } else if method == INSTALL_SNAPSHOT.as_bytes() {
         let reply = pb::InstallSnapshotResponse::decode(payload)?;
         let snapshot = SnapshotMeta {
@@ -330,7 +399,7 @@ pub fn decode_reply(
         let (next_offset, installed) = (number(reply.next_offset)?, reply.installed);
         (
             reply.term,
-            reply.learner,
+            reply.lost_directory,
             Body::SnapshotReply {
                 snapshot,
                 next_offset,
@@ -345,7 +414,7 @@ pub fn decode_reply(
         to,
         term: Term(number(term)?),
         call,
-        learner,
+        lost_directory,
         body,
     })
 }
@@ -354,6 +423,7 @@ fn decode_append_reply(reply: &pb::AppendEntriesResponse) -> Result<Body, PeerEr
     if reply.heartbeat {
         return Ok(Body::HeartbeatReply {
             round: reply.read_round,
+            disk: Duration::from_micros(reply.disk_us),
         });
     }
     Ok(Body::AppendReply(if reply.success {

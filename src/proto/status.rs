@@ -1,7 +1,10 @@
 //! What operators see: [`Status`] → `proto/status.proto`.
 
+use std::time::Duration;
+
 use crate::node::Status;
 use crate::pb;
+use crate::types::NodeId;
 
 /// The status of a node as a message. What the server alone knows comes as arguments:
 /// the peers that are connected, and for how long it has been running.
@@ -15,9 +18,7 @@ pub fn encode_status(
         id: status.id.0,
         role: status.role.as_str().to_owned(),
         term: status.term.0,
-        leader: status
-            .leader
-            .map_or(-1, |leader| i64::try_from(leader.0).unwrap_or(-1)),
+        leader: signed(status.leader),
         commit_index: status.commit_index.0,
         applied_index: status.applied_index.0,
         first_index: status.first_index.0,
@@ -46,7 +47,35 @@ pub fn encode_status(
                 match_index: peer.match_index.0,
                 next_index: peer.next_index.0,
                 state: peer.state.to_owned(),
+                silent_ms: u64::try_from(peer.silent.as_millis()).unwrap_or(u64::MAX),
+                round_trip_us: micros(peer.round_trip),
+                disk_us: micros(peer.disk),
             })
             .collect(),
+        members: status
+            .members
+            .iter()
+            .map(|member| pb::MemberStatus {
+                id: member.id.0,
+                standing: member.standing.to_owned(),
+                priority: member.priority.into(),
+                peer: member.peer.clone(),
+                client: member.client.clone(),
+            })
+            .collect(),
+        members_index: status.members_index.0,
+        disk_us: micros(status.disk),
+        tick_late_max_us: micros(status.tick_late_max),
+        late_ticks: status.late_ticks,
+        transferee: signed(status.transferee),
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A node that there may not be: -1.
+fn signed(id: Option<NodeId>) -> i64 {
+    id.map_or(-1, |id| i64::try_from(id.0).unwrap_or(-1))
 }

@@ -1,17 +1,19 @@
 //! The state of one node, and the step that every message takes.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::limits;
+use crate::raft::configuration::Configuration;
+use crate::raft::follower_read::FollowerReads;
 use crate::raft::leader::Leader;
 use crate::raft::log::Log;
+use crate::raft::membership::Membership;
 use crate::raft::message::{Body, Message};
 use crate::raft::quorum::Tally;
-use crate::raft::read::{ReadId, ReadOutcome};
+use crate::raft::read::{ReadId, ReadOutcome, Reader};
 use crate::raft::ready::Ready;
 use crate::raft::{Progress, invariants};
 use crate::time::Time;
@@ -22,9 +24,11 @@ use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
 pub struct Config {
     /// This node.
     pub id: NodeId,
-    /// All members in ascending order, this node among them.
-    pub members: Vec<NodeId>,
-    /// An election begins after a time drawn from this range (paper §5.2).
+    /// Who belongs to the cluster as of the snapshot that the log begins behind; without
+    /// one, the first members. The log may say otherwise, and then counts.
+    pub configuration: Configuration,
+    /// An election begins after a time drawn from this range (paper §5.2). The same on
+    /// all nodes.
     pub election_timeout: (Duration, Duration),
     /// How often a leader says that it is there; well below the election timeout.
     pub heartbeat: Duration,
@@ -34,6 +38,10 @@ pub struct Config {
     /// entries it confirmed. It neither votes nor campaigns until
     /// [`Raft::allow_voting`].
     pub lost_directory: bool,
+    /// Whether a leader answers reads on the strength of a lease.
+    pub read_lease: bool,
+    /// A disk that has made no progress for so long costs a leader its leadership.
+    pub disk_patience: Duration,
 }
 
 /// Why a proposal was not taken. Nothing was appended.
@@ -45,6 +53,9 @@ pub enum ProposeError {
     /// Too many bytes wait to be committed.
     #[error("too much is waiting to be committed")]
     Busy,
+    /// This node hands its leadership over, and takes nothing new until that is decided.
+    #[error("leadership is being handed over")]
+    Transferring,
 }
 
 /// What a node is doing.
@@ -60,40 +71,17 @@ pub(super) enum Role {
     Leader(Box<Leader>),
 }
 
-/// What a node is doing, for status and logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RoleName {
-    /// Follows whoever leads.
-    Follower,
-    /// Asks whether it would win an election.
-    PreCandidate,
-    /// Asks for votes.
-    Candidate,
-    /// Leads the term.
-    Leader,
-}
-
-impl RoleName {
-    /// As `status` prints it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            RoleName::Follower => "follower",
-            RoleName::PreCandidate => "pre-candidate",
-            RoleName::Candidate => "candidate",
-            RoleName::Leader => "leader",
-        }
-    }
-}
-
 /// Where a step leads. [`Raft::transition`] is the only place that assigns the role.
 pub(super) enum Transition {
     /// Follow, in this term, the leader if one is known.
     Follower(Term, Option<NodeId>),
     /// Ask whether an election could be won.
     PreCandidate,
-    /// Begin the next term and ask for votes.
-    Candidate,
+    /// Begin the next term and ask for votes; `transfer` if the leader wants it so.
+    Candidate {
+        /// See [`Body::Vote`].
+        transfer: bool,
+    },
     /// Lead the current term.
     Leader,
 }
@@ -108,8 +96,12 @@ pub struct Raft {
     pub(super) stable_state: HardState,
     pub(super) log: Log,
     pub(super) commit_index: Index,
+    pub(super) membership: Membership,
     pub(super) role: Role,
     pub(super) leader: Option<NodeId>,
+    /// Until then this node helps nobody to leadership: a leader that answers reads by a
+    /// lease relies on it.
+    pub(super) lease_promise: Time,
     /// When the leader was last heard of.
     pub(super) leader_heard: Time,
     /// When this node began to run; see [`Raft::is_pristine`].
@@ -119,6 +111,10 @@ pub struct Raft {
     pub(super) may_vote: bool,
     /// Where the leader of this term last said its log ends.
     pub(super) leader_last: Option<Index>,
+    /// Reads that this node answers while another leads.
+    pub(super) follower_reads: FollowerReads,
+    /// How slow the own disk is; see [`Raft::note_disk`].
+    pub(super) disk: Duration,
     pub(super) out: Ready,
 }
 
@@ -130,8 +126,6 @@ impl Raft {
     /// If the configuration makes no sense.
     #[must_use]
     pub fn new(config: Config, hard_state: HardState, log: Log, now: Time) -> Raft {
-        assert!(config.members.contains(&config.id), "this node is a member");
-        assert!(config.members.is_sorted(), "members are sorted");
         assert!(
             config.election_timeout.0 < config.election_timeout.1,
             "a range of time-outs"
@@ -147,6 +141,16 @@ impl Raft {
         let rng = StdRng::seed_from_u64(config.seed);
         let mut raft = Raft {
             may_vote: !config.lost_directory,
+            membership: Membership::restore(&log, config.configuration.clone()),
+            // A promise of an earlier life may still be relied on.
+            lease_promise: if config.read_lease {
+                now + config.election_timeout.0
+            } else {
+                Time::ZERO
+            },
+            // Not the numbers of an earlier life of this node, whose answers may still come.
+            follower_reads: FollowerReads::new(config.seed / 2),
+            disk: Duration::ZERO,
             leader_last: None,
             written_state: hard_state,
             stable_state: hard_state,
@@ -201,10 +205,17 @@ impl Raft {
         if message.term > self.hard_state.term {
             let leads = matches!(
                 message.body,
-                Body::Append { .. } | Body::Heartbeat { .. } | Body::Snapshot(_)
+                Body::Append { .. } | Body::Heartbeat { .. } | Body::Snapshot(_) | Body::TimeoutNow
             );
             let leader = leads.then_some(message.from);
-            if matches!(message.body, Body::Vote { .. }) && self.leader_is_alive(now) {
+            let protected = matches!(
+                message.body,
+                Body::Vote {
+                    transfer: false,
+                    ..
+                }
+            );
+            if protected && self.leader_is_alive(now) {
                 // A node that was cut off must not depose a leader that a majority
                 // still hears (thesis §4.2.3). It learns of the leader in time.
                 return false;
@@ -222,7 +233,11 @@ impl Raft {
                 rejected: prev.index,
                 hint: self.log.base(),
             })),
-            Body::Heartbeat { round, .. } => Body::HeartbeatReply { round: *round },
+            Body::Heartbeat { round, .. } => self.heartbeat_reply(*round),
+            Body::ReadIndex { context } => Body::ReadIndexReply {
+                context: *context,
+                index: None,
+            },
             Body::Vote { .. } => Body::VoteReply { granted: false },
             Body::Snapshot(chunk) => Body::SnapshotReply {
                 snapshot: chunk.snapshot,
@@ -236,26 +251,32 @@ impl Raft {
 
     fn dispatch(&mut self, now: Time, message: Message) {
         if !message.body.is_request() {
-            self.note_learner(message.from, message.learner);
+            self.note_lost_directory(now, message.from, message.lost_directory);
         }
         match message.body {
             Body::PreVote { last } => self.handle_pre_vote(now, &message, last),
             Body::PreVoteReply { granted } => self.handle_pre_vote_reply(now, &message, granted),
-            Body::Vote { last } => self.handle_vote(now, &message, last),
+            Body::Vote { last, transfer } => self.handle_vote(now, &message, last, transfer),
             Body::VoteReply { granted } => self.handle_vote_reply(now, &message, granted),
             Body::Append { .. } => self.handle_append(now, message),
             Body::Heartbeat {
                 commit,
                 round,
                 last,
+                lease,
             } => {
                 self.leader_last = Some(last);
-                self.handle_heartbeat(now, &message, commit, round);
+                self.handle_heartbeat(now, &message, commit, round, lease);
             }
+            Body::ReadIndex { context } => self.handle_read_index(&message, context),
+            Body::ReadIndexReply { context, index } => {
+                self.handle_read_index_reply(message.from, context, index);
+            }
+            Body::TimeoutNow => self.handle_timeout_now(now, message.from),
             Body::Snapshot(_) => self.handle_snapshot(now, message),
             Body::AppendReply(reply) => self.handle_append_reply(now, message.from, reply),
-            Body::HeartbeatReply { round } => {
-                self.handle_heartbeat_reply(now, message.from, round);
+            Body::HeartbeatReply { round, disk } => {
+                self.handle_heartbeat_reply(now, message.from, round, disk);
             }
             Body::SnapshotReply {
                 snapshot,
@@ -272,8 +293,11 @@ impl Raft {
         let before = invariants::Mark::of(self);
         if matches!(self.role, Role::Leader(_)) {
             self.tick_leader(now);
-        } else if now >= self.election_deadline {
-            self.campaign(now);
+        } else {
+            if now >= self.election_deadline {
+                self.campaign(now);
+            }
+            self.tick_follower_reads(now);
         }
         before.check_step(self);
     }
@@ -283,7 +307,7 @@ impl Raft {
     pub fn next_deadline(&self) -> Time {
         match &self.role {
             Role::Leader(leader) => leader.next_deadline(),
-            _ => self.election_deadline,
+            _ => self.election_deadline.min(self.follower_reads.deadline()),
         }
     }
 
@@ -296,6 +320,9 @@ impl Raft {
         let Role::Leader(leader) = &self.role else {
             return Err(ProposeError::NotLeader);
         };
+        if leader.transfer.is_some() {
+            return Err(ProposeError::Transferring);
+        }
         let size = limits::ENTRY_OVERHEAD_BYTES + payload.bytes().len();
         if leader.uncommitted_bytes > 0
             && leader.uncommitted_bytes + size > limits::UNCOMMITTED_BYTES_MAX
@@ -315,15 +342,17 @@ impl Raft {
         if let Role::Leader(leader) = &mut self.role {
             leader.uncommitted_bytes += entry.size_bytes();
         }
+        self.membership.appended(&entry);
         self.log.append(entry);
         id
     }
 
     /// Asks for the index at which a read is linearizable. Answered in
-    /// [`Ready::reads`]; a node that does not lead answers [`ReadOutcome::Lost`].
+    /// [`Ready::reads`], in the order in which they were asked for; a node that does not
+    /// lead answers [`ReadOutcome::Lost`].
     pub fn read(&mut self, id: ReadId) {
         match &mut self.role {
-            Role::Leader(leader) => leader.take_read(id, self.commit_index),
+            Role::Leader(leader) => leader.take_read(Reader::Client(id), self.commit_index),
             _ => self.out.reads.push(ReadOutcome::Lost(id)),
         }
     }
@@ -351,7 +380,7 @@ impl Raft {
         let cut = write.truncate_from.map(Index::prev);
         let cut = cut.or(write.reset_to.map(|base| base.index));
         if self.log.confirm(cut.map_or(last, |cut| last.min(cut))) {
-            self.maybe_commit();
+            self.maybe_commit(now);
         }
         before.check_step(self);
     }
@@ -392,6 +421,7 @@ impl Raft {
             "only committed entries are compacted"
         );
         self.log.compact(upto);
+        self.membership.compact(upto);
         if let Role::Leader(leader) = &mut self.role {
             leader.sent.forget(upto);
         }
@@ -400,6 +430,7 @@ impl Raft {
     /// Takes what has to happen. New entries to be written are in [`Raft::unwritten`].
     pub fn take_ready(&mut self, now: Time) -> Ready {
         self.flush_leader(now);
+        self.flush_follower_reads(now);
         if self.hard_state != self.written_state {
             self.written_state = self.hard_state;
             self.out.write.hard_state = Some(self.hard_state);
@@ -440,135 +471,63 @@ impl Raft {
             to: to.from,
             term: self.hard_state.term,
             call: to.call,
-            learner: !self.may_vote,
+            lost_directory: !self.may_vote,
             body,
         }
     }
 
-    /// The other members.
-    pub(super) fn peers(&self) -> Vec<NodeId> {
-        self.config
-            .members
-            .iter()
-            .copied()
-            .filter(|id| *id != self.config.id)
-            .collect()
+    /// Asks all other voters.
+    pub(super) fn ask_voters(&mut self, term: Term, body: &Body) {
+        for to in self.membership.quorum().all() {
+            if to != self.config.id {
+                let message = request(self.config.id, to, term, body.clone());
+                self.out.messages.push(message);
+            }
+        }
     }
 
-    pub(super) fn voters(&self) -> usize {
-        self.config.members.len()
-    }
-
-    /// Draws a new election time-out (paper §5.2).
+    /// Draws a new election time-out (paper §5.2). Where voters differ in priority, those
+    /// with the highest take the first quarter of the range, the others the rest: so who
+    /// is preferred steps up first, and nobody waits for it longer than for anyone.
     pub(super) fn reset_election_timer(&mut self, now: Time) {
         let (min, max) = self.config.election_timeout;
+        let quarter = (max - min) / 4;
+        let (min, max) = match self.membership.is_preferred(self.config.id) {
+            None => (min, max),
+            Some(true) => (min, min + quarter),
+            Some(false) => (min + quarter, max),
+        };
         let span = (max - min).as_nanos() as u64;
         let mut timeout = min + Duration::from_nanos(self.rng.random_range(0..=span));
         if self.is_pristine() && self.rank() == 0 {
             timeout = timeout.min(super::election::FIRST_LEADER_RETRY);
         }
-        self.election_deadline = if self.may_vote {
+        self.election_deadline = if self.may_campaign() {
             now + timeout
         } else {
             Time::NEVER
         };
     }
 
-    /// This node's place among the members.
-    pub(super) fn rank(&self) -> usize {
-        rank_of(&self.config.members, self.config.id)
+    /// Whether this node can become the leader by itself: as a voter, or as one that is
+    /// no voter any more by an entry that may not be committed. Only it may have that
+    /// entry, and then nobody else can win (thesis §4.2.2, Figure 4.6).
+    pub(super) fn may_campaign(&self) -> bool {
+        let own = self.config.id;
+        self.may_vote
+            && (self.membership.quorum().contains(own)
+                || self.membership.index() > self.commit_index
+                    && self.membership.at(self.commit_index).quorum().contains(own))
+    }
+
+    /// This node's place among the voters.
+    fn rank(&self) -> usize {
+        self.membership.rank_of(self.config.id)
     }
 
     /// Whether nothing has ever happened here: no term, no entry.
     pub(super) fn is_pristine(&self) -> bool {
         self.hard_state.term == Term::ZERO && self.log.last() == EntryId::ZERO
-    }
-
-    /// This node.
-    #[must_use]
-    pub fn id(&self) -> NodeId {
-        self.config.id
-    }
-
-    /// All members.
-    #[must_use]
-    pub fn members(&self) -> &[NodeId] {
-        &self.config.members
-    }
-
-    /// The current term.
-    #[must_use]
-    pub fn term(&self) -> Term {
-        self.hard_state.term
-    }
-
-    /// The current term and vote.
-    #[must_use]
-    pub fn hard_state(&self) -> HardState {
-        self.hard_state
-    }
-
-    /// Who leads the current term, as far as this node knows.
-    #[must_use]
-    pub fn leader(&self) -> Option<NodeId> {
-        self.leader
-    }
-
-    /// Whether this node leads.
-    #[must_use]
-    pub fn is_leader(&self) -> bool {
-        matches!(self.role, Role::Leader(_))
-    }
-
-    /// Whether this node takes part in elections.
-    #[must_use]
-    pub fn may_vote(&self) -> bool {
-        self.may_vote
-    }
-
-    /// What this node is doing.
-    #[must_use]
-    pub fn role(&self) -> RoleName {
-        match self.role {
-            Role::Follower => RoleName::Follower,
-            Role::PreCandidate(_) => RoleName::PreCandidate,
-            Role::Candidate(_) => RoleName::Candidate,
-            Role::Leader(_) => RoleName::Leader,
-        }
-    }
-
-    /// Up to where entries are committed.
-    #[must_use]
-    pub fn commit_index(&self) -> Index {
-        self.commit_index
-    }
-
-    /// Where the leader of this term last said its log ends.
-    #[must_use]
-    pub fn leader_last(&self) -> Option<Index> {
-        self.leader_last
-    }
-
-    /// The log.
-    #[must_use]
-    pub fn log(&self) -> &Log {
-        &self.log
-    }
-
-    /// What the leader knows of its followers; empty elsewhere.
-    #[must_use]
-    pub fn followers(&self) -> Option<&BTreeMap<NodeId, Progress>> {
-        match &self.role {
-            Role::Leader(leader) => Some(&leader.followers),
-            _ => None,
-        }
-    }
-
-    pub(super) fn progress_mut(&mut self, peer: NodeId) -> Option<&mut Progress> {
-        match &mut self.role {
-            Role::Leader(leader) => leader.followers.get_mut(&peer),
-            _ => None,
-        }
     }
 }
 
@@ -579,15 +538,7 @@ pub(super) fn request(from: NodeId, to: NodeId, term: Term, body: Body) -> Messa
         to,
         term,
         call: 0,
-        learner: false,
+        lost_directory: false,
         body,
     }
-}
-
-/// The place of `id` among `members`.
-pub(super) fn rank_of(members: &[NodeId], id: NodeId) -> usize {
-    members
-        .iter()
-        .position(|member| *member == id)
-        .unwrap_or(members.len())
 }

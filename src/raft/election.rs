@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use log::{debug, info};
 
-use crate::raft::core::{Raft, Role, Transition, rank_of};
+use crate::raft::core::{Raft, Role, Transition};
 use crate::raft::leader::Leader;
 use crate::raft::message::{Body, Message};
 use crate::raft::quorum::{Tally, Verdict};
@@ -15,7 +15,7 @@ use crate::types::{EntryId, NodeId, Payload, Term};
 pub(super) const FIRST_LEADER_RETRY: Duration = Duration::from_millis(100);
 
 /// In a cluster in which nothing has ever happened the members step up in the order
-/// of their ids: so long each leaves to the one before it. Voters hold to it too,
+/// of their priorities and ids: so long each leaves to the one before it. Voters hold to it too,
 /// counting from their own start, so that the first node wins as soon as there is a
 /// majority, however long some others have been waiting for one.
 const FIRST_LEADER_TURN: Duration = Duration::from_secs(1);
@@ -23,8 +23,11 @@ const FIRST_LEADER_TURN: Duration = Duration::from_secs(1);
 impl Raft {
     /// The election time-out has run out.
     pub(super) fn campaign(&mut self, now: Time) {
-        if !self.may_vote {
+        if !self.may_campaign() {
             self.election_deadline = Time::NEVER;
+        } else if self.disk_is_stalled() {
+            // Neither its vote nor its entries would count for anything.
+            self.reset_election_timer(now);
         } else if self.is_pristine() && !self.is_turn_of(now, self.config.id) {
             self.reset_election_timer(now);
         } else {
@@ -34,25 +37,30 @@ impl Raft {
 
     /// Whether it is `candidate`'s turn to become the very first leader.
     fn is_turn_of(&self, now: Time, candidate: NodeId) -> bool {
-        let rank = rank_of(&self.config.members, candidate);
+        let rank = self.membership.rank_of(candidate);
         now >= self.started + FIRST_LEADER_TURN * u32::try_from(rank).unwrap_or(u32::MAX)
     }
 
     /// Assigns the role; nobody else does.
     pub(super) fn transition(&mut self, now: Time, to: Transition) {
+        if let Role::Leader(old) = &mut self.role {
+            info!(target: "Raft", "stop leading: term={}", self.hard_state.term);
+            let lost = old.take_reads();
+            for reader in lost {
+                self.answer_reader(reader, None);
+            }
+        } else {
+            self.lose_follower_reads();
+        }
         match to {
             Transition::Follower(term, leader) => self.become_follower(now, term, leader),
             Transition::PreCandidate => self.become_pre_candidate(now),
-            Transition::Candidate => self.become_candidate(now),
+            Transition::Candidate { transfer } => self.become_candidate(now, transfer),
             Transition::Leader => self.become_leader(now),
         }
     }
 
     fn become_follower(&mut self, now: Time, term: Term, leader: Option<NodeId>) {
-        if let Role::Leader(old) = &mut self.role {
-            info!(target: "Raft", "stop leading: term={} new_term={term}", self.hard_state.term);
-            old.lose_reads(&mut self.out.reads);
-        }
         if term > self.hard_state.term {
             // The vote is of a term; the new one has none yet.
             self.hard_state.term = term;
@@ -75,30 +83,19 @@ impl Raft {
         self.leader = None;
         let mut tally = Tally::default();
         tally.record(self.config.id, true);
-        let won = tally.verdict(self.voters()) == Verdict::Won;
+        let won = self.membership.quorum().verdict(&tally) == Verdict::Won;
         self.role = Role::PreCandidate(tally);
         self.reset_election_timer(now);
         if won {
-            return self.transition(now, Transition::Candidate);
+            return self.transition(now, Transition::Candidate { transfer: false });
         }
         let body = Body::PreVote {
             last: self.log.last(),
         };
-        for to in self.peers() {
-            let term = self.hard_state.term.next();
-            let message = Message {
-                from: self.config.id,
-                to,
-                term,
-                call: 0,
-                learner: false,
-                body: body.clone(),
-            };
-            self.out.messages.push(message);
-        }
+        self.ask_voters(self.hard_state.term.next(), &body);
     }
 
-    fn become_candidate(&mut self, now: Time) {
+    fn become_candidate(&mut self, now: Time, transfer: bool) {
         self.hard_state.term = self.hard_state.term.next();
         self.hard_state.voted_for = Some(self.config.id);
         debug!(target: "Raft", "election timeout, switch to candidate and start election: term={}", self.hard_state.term);
@@ -108,10 +105,9 @@ impl Raft {
         self.reset_election_timer(now);
         let body = Body::Vote {
             last: self.log.last(),
+            transfer,
         };
-        for to in self.peers() {
-            self.send(to, body.clone());
-        }
+        self.ask_voters(self.hard_state.term, &body);
     }
 
     fn become_leader(&mut self, now: Time) {
@@ -135,7 +131,8 @@ impl Raft {
             .slice(self.commit_index.next(), self.log.last().index)
             .iter();
         let uncommitted_bytes = uncommitted.map(crate::types::Entry::size_bytes).sum();
-        let followers = self.peers();
+        let members = self.membership.current().members().map(|(id, _)| id);
+        let followers: Vec<NodeId> = members.filter(|id| *id != self.config.id).collect();
         self.role = Role::Leader(Box::new(Leader::new(
             now,
             &followers,
@@ -143,6 +140,7 @@ impl Raft {
             uncommitted_bytes,
         )));
         self.leader = Some(self.config.id);
+        self.membership.unsettled = true;
         self.send_round(now);
     }
 
@@ -150,6 +148,7 @@ impl Raft {
     /// helps nobody to depose it.
     pub(super) fn leader_is_alive(&self, now: Time) -> bool {
         self.is_leader()
+            || now < self.lease_promise
             || self.leader.is_some() && now < self.leader_heard + self.config.election_timeout.0
     }
 
@@ -170,7 +169,6 @@ impl Raft {
     }
 
     pub(super) fn handle_pre_vote_reply(&mut self, now: Time, message: &Message, granted: bool) {
-        let voters = self.voters();
         let Role::PreCandidate(tally) = &mut self.role else {
             return;
         };
@@ -178,8 +176,8 @@ impl Raft {
             return; // Of an earlier question.
         }
         tally.record(message.from, granted);
-        match tally.verdict(voters) {
-            Verdict::Won => self.transition(now, Transition::Candidate),
+        match self.membership.quorum().verdict(tally) {
+            Verdict::Won => self.transition(now, Transition::Candidate { transfer: false }),
             Verdict::Lost => {
                 self.transition(now, Transition::Follower(self.hard_state.term, None));
             }
@@ -187,13 +185,20 @@ impl Raft {
         }
     }
 
-    pub(super) fn handle_vote(&mut self, now: Time, message: &Message, last: EntryId) {
+    pub(super) fn handle_vote(
+        &mut self,
+        now: Time,
+        message: &Message,
+        last: EntryId,
+        transfer: bool,
+    ) {
         let free = match self.hard_state.voted_for {
             None => self.leader.is_none(),
             Some(candidate) => candidate == message.from,
         };
         // "At least as up to date" (§5.4.1): EntryId compares the term first.
-        let granted = self.may_vote && free && last >= self.log.last();
+        let promised = !transfer && now < self.lease_promise;
+        let granted = self.may_vote && free && !promised && last >= self.log.last();
         if granted {
             debug!(target: "Raft", "approve to vote: term={} candidate={}", self.hard_state.term, message.from.0);
             self.hard_state.voted_for = Some(message.from);
@@ -221,12 +226,11 @@ impl Raft {
     }
 
     fn count_vote(&mut self, now: Time, voter: NodeId, granted: bool) {
-        let voters = self.voters();
         let Role::Candidate(tally) = &mut self.role else {
             return;
         };
         tally.record(voter, granted);
-        match tally.verdict(voters) {
+        match self.membership.quorum().verdict(tally) {
             Verdict::Won => self.transition(now, Transition::Leader),
             Verdict::Lost => {
                 self.transition(now, Transition::Follower(self.hard_state.term, None));

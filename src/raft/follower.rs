@@ -2,6 +2,7 @@
 
 use log::{error, info};
 
+use crate::raft::configuration::Configuration;
 use crate::raft::core::{Raft, Role, Transition};
 use crate::raft::message::{Accepted, Body, Message, Rejected, SnapshotMeta};
 use crate::time::Time;
@@ -41,7 +42,7 @@ impl Raft {
         let (prev, commit) = (*prev, *commit);
         let entries = std::mem::take(entries).into_vec();
         if prev.index < self.commit_index {
-            return self.append_behind_commit(&message, prev, entries, commit);
+            return self.append_behind_commit(now, &message, prev, entries, commit);
         }
         if !self.log.contains(prev) {
             let hint = self
@@ -54,13 +55,14 @@ impl Raft {
             };
             return self.reply(&message, Body::AppendReply(Err(rejected)));
         }
-        self.take_entries(&message, prev.index, entries, commit);
+        self.take_entries(now, &message, prev.index, entries, commit);
     }
 
     /// The request begins in what is committed here, and so equal already (Leader
     /// Completeness, §5.4): only what goes beyond is looked at.
     fn append_behind_commit(
         &mut self,
+        now: Time,
         message: &Message,
         prev: EntryId,
         mut entries: Vec<Entry>,
@@ -76,11 +78,18 @@ impl Raft {
             error!(target: "Raft", "a leader contradicts what is committed: from={} has={} term={:?}", message.from, entry.id, self.log.term_at(self.commit_index));
             return;
         }
-        self.take_entries(message, self.commit_index, entries, commit);
+        self.take_entries(now, message, self.commit_index, entries, commit);
     }
 
     /// Appends what is new, behind an entry that is known to be equal.
-    fn take_entries(&mut self, message: &Message, prev: Index, entries: Vec<Entry>, commit: Index) {
+    fn take_entries(
+        &mut self,
+        now: Time,
+        message: &Message,
+        prev: Index,
+        entries: Vec<Entry>,
+        commit: Index,
+    ) {
         let match_index = entries.last().map_or(prev, |entry| entry.id.index);
         let known = entries
             .iter()
@@ -90,17 +99,22 @@ impl Raft {
         if let Some(first) = new.peek()
             && first.id.index <= self.log.last().index
         {
-            self.truncate(first.id.index);
+            self.truncate(now, first.id.index);
         }
+        let mut changed = false;
         for entry in new {
+            changed |= self.membership.appended(&entry);
             self.log.append(entry);
+        }
+        if changed {
+            self.configuration_changed(now);
         }
         self.advance_commit(commit.min(match_index));
         self.promise_match(message, match_index);
     }
 
     /// Drops entries that conflict with the leader's.
-    fn truncate(&mut self, from: Index) {
+    fn truncate(&mut self, now: Time, from: Index) {
         assert!(
             from > self.commit_index,
             "a committed entry is never dropped: index {from}"
@@ -109,6 +123,9 @@ impl Raft {
         if self.log.truncate(from) {
             let write = &mut self.out.write;
             write.truncate_from = Some(write.truncate_from.map_or(from, |old| old.min(from)));
+        }
+        if self.membership.truncated(from) {
+            self.configuration_changed(now);
         }
     }
 
@@ -136,6 +153,7 @@ impl Raft {
         message: &Message,
         commit: Index,
         round: u64,
+        lease: bool,
     ) {
         if !self.acknowledge_leader(now, message.from) {
             return;
@@ -143,7 +161,15 @@ impl Raft {
         // The leader sends no more than what this log is known to match; a log that
         // was lost since then has less.
         self.advance_commit(commit.min(self.log.last().index));
-        self.reply(message, Body::HeartbeatReply { round });
+        if lease {
+            self.lease_promise = now + self.config.election_timeout.0;
+        }
+        self.reply(message, self.heartbeat_reply(round));
+    }
+
+    pub(super) fn heartbeat_reply(&self, round: u64) -> Body {
+        let disk = self.disk;
+        Body::HeartbeatReply { round, disk }
     }
 
     /// Moves the commit index forward to `index`, if it is not there yet.
@@ -155,8 +181,7 @@ impl Raft {
         if !self.acknowledge_leader(now, message.from) {
             return;
         }
-        let placeholder = Body::HeartbeatReply { round: 0 };
-        let Body::Snapshot(chunk) = std::mem::replace(&mut message.body, placeholder) else {
+        let Body::Snapshot(chunk) = std::mem::replace(&mut message.body, Body::TimeoutNow) else {
             unreachable!("dispatched by body")
         };
         if chunk.snapshot.last.index <= self.commit_index {
@@ -186,9 +211,15 @@ impl Raft {
         }
     }
 
-    /// The state machine's state is that of a snapshot which is on disk, up to `last`:
-    /// the log goes on from there. Returns whether that was ahead of this node.
-    pub fn install_snapshot(&mut self, last: EntryId) -> bool {
+    /// The state machine's state is that of a snapshot which is on disk, up to `last`, with
+    /// the members that the cluster had then: the log goes on from there. Returns whether
+    /// that was ahead of this node.
+    pub fn install_snapshot(
+        &mut self,
+        now: Time,
+        last: EntryId,
+        configuration: Configuration,
+    ) -> bool {
         if last.index <= self.commit_index {
             return false;
         }
@@ -207,8 +238,11 @@ impl Raft {
                 self.out.write.reset_to = Some(last);
             }
             self.log.compact(last.index);
+            self.membership.compact(last.index);
         } else {
             self.log.reset(last);
+            self.membership.reset(last.index, configuration);
+            self.configuration_changed(now);
             self.out.write.truncate_from = None;
             self.out.write.reset_to = Some(last);
         }

@@ -2,6 +2,7 @@
 //! (paper §5.3, §5.4; thesis §6.2, §6.4).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use log::{error, warn};
 
@@ -10,8 +11,9 @@ use crate::raft::core::{Raft, Role, Transition, request};
 use crate::raft::entries::Sent;
 use crate::raft::message::{Accepted, Body, Rejected, SnapshotChunk, SnapshotMeta};
 use crate::raft::progress::{Progress, State};
-use crate::raft::quorum;
-use crate::raft::read::{ReadId, ReadOutcome, Reads};
+use crate::raft::quorum::Quorum;
+use crate::raft::read::{Reader, Reads};
+use crate::raft::transfer::Transfer;
 use crate::time::Time;
 use crate::types::{Entry, EntryId, Index, NodeId, Payload};
 
@@ -22,20 +24,25 @@ const PROBE_BYTES_MAX: usize = 4 << 10;
 /// What only a leader has.
 #[derive(Debug)]
 pub(super) struct Leader {
+    /// All other members, and who is one no more until that is committed.
     pub(super) followers: BTreeMap<NodeId, Progress>,
-    reads: Reads,
+    /// The keys of `followers`.
+    order: Vec<NodeId>,
+    pub(super) reads: Reads,
     /// Reads that came in before the first entry of this term was committed: until
     /// then the leader may not know what is committed (thesis §6.4).
-    early_reads: Vec<ReadId>,
+    early_reads: Vec<Reader>,
     /// The first entry of this term.
-    term_start: Index,
+    pub(super) term_start: Index,
+    /// To whom leadership is being handed.
+    pub(super) transfer: Option<Transfer>,
+    /// Somebody was told to campaign: no lease for the rest of the term.
+    pub(super) lease_void: bool,
     heartbeat_due: Time,
     /// Entries that are not committed, in bytes.
     pub(super) uncommitted_bytes: usize,
     /// What was sent lately.
     pub(super) sent: Sent,
-    /// Room for [`Leader::counted`].
-    reached: Vec<u64>,
 }
 
 impl Leader {
@@ -48,68 +55,78 @@ impl Leader {
         let followers = followers
             .iter()
             .map(|id| (*id, Progress::new(now, term_start)));
-        Leader {
+        let mut leader = Leader {
             followers: followers.collect(),
+            order: Vec::new(),
+            transfer: None,
+            lease_void: false,
             reads: Reads::default(),
             early_reads: Vec::new(),
             term_start,
             heartbeat_due: now,
             uncommitted_bytes,
             sent: Sent::default(),
-            reached: Vec::new(),
-        }
+        };
+        leader.list_followers();
+        leader
+    }
+
+    /// To be called when `followers` has changed.
+    pub(super) fn list_followers(&mut self) {
+        self.order.clear();
+        self.order.extend(self.followers.keys());
     }
 
     pub(super) fn next_deadline(&self) -> Time {
         self.heartbeat_due
     }
 
-    pub(super) fn take_read(&mut self, id: ReadId, commit: Index) {
+    pub(super) fn take_read(&mut self, reader: Reader, commit: Index) {
         if commit < self.term_start {
-            self.early_reads.push(id);
+            self.early_reads.push(reader);
         } else {
-            self.reads.push(id, commit);
+            self.reads.push(reader, commit);
         }
     }
 
-    pub(super) fn lose_reads(&mut self, out: &mut Vec<ReadOutcome>) {
-        out.extend(self.early_reads.drain(..).map(ReadOutcome::Lost));
-        self.reads.lose_all(out);
+    /// The leadership is over: who waits for a read, in the order in which they came.
+    pub(super) fn take_reads(&mut self) -> Vec<Reader> {
+        let waiting = std::iter::from_fn(|| self.reads.pop()).map(|(reader, _)| reader);
+        let mut readers: Vec<Reader> = waiting.collect();
+        readers.append(&mut self.early_reads);
+        readers
     }
 
-    /// What a majority has reached, the leader with what is `own`. Followers that do not
-    /// count have reached nothing.
-    fn majority_reached(&mut self, own: u64, reached: impl Fn(&Progress) -> u64) -> u64 {
-        let of = |p: &Progress| if p.counts { reached(p) } else { 0 };
-        self.reached.clear();
-        self.reached.push(own);
-        self.reached.extend(self.followers.values().map(of));
-        quorum::reached_by_majority(&mut self.reached)
-    }
-
-    /// The newest round that a majority, the leader with it, has answered.
-    fn round_of_majority(&mut self) -> u64 {
-        self.majority_reached(self.reads.sent(), |progress| progress.round)
-    }
-
-    /// When a majority, the leader with it, was last heard of.
-    fn majority_heard(&mut self, now: Time) -> Time {
-        Time::from_nanos(
-            self.majority_reached(now.as_nanos(), |progress| progress.heard.as_nanos()),
-        )
+    /// What decides has reached, `own` being the leader's. Followers that do not count
+    /// have reached nothing.
+    fn reached(
+        &self,
+        (quorum, id): (&Quorum, NodeId),
+        own: u64,
+        reached: impl Fn(&Progress) -> u64,
+    ) -> u64 {
+        quorum.reached(|voter| match self.followers.get(&voter) {
+            Some(progress) if progress.counts => reached(progress),
+            Some(_) => 0,
+            None if voter == id => own,
+            None => 0,
+        })
     }
 }
 
 impl Raft {
     pub(super) fn tick_leader(&mut self, now: Time) {
         let (patience_min, patience) = self.config.election_timeout;
+        self.advance_transfer(now);
+        let who = (self.membership.quorum(), self.config.id);
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
         if now < leader.heartbeat_due {
             return;
         }
-        if leader.majority_heard(now) + patience < now {
+        let heard = leader.reached(who, now.as_nanos(), |progress| progress.heard.as_nanos());
+        if Time::from_nanos(heard) + patience < now {
             // Others may have elected somebody else by now (thesis §6.2).
             warn!(target: "Raft", "no majority heard, step down: term={}", self.hard_state.term);
             return self.transition(now, Transition::Follower(self.hard_state.term, None));
@@ -131,12 +148,12 @@ impl Raft {
     }
 
     /// A follower says whether its answers count.
-    pub(super) fn note_learner(&mut self, from: NodeId, learner: bool) {
+    pub(super) fn note_lost_directory(&mut self, now: Time, from: NodeId, lost: bool) {
         if let Some(progress) = self.progress_mut(from) {
-            let back = !progress.counts && !learner;
-            progress.counts = !learner;
+            let back = !progress.counts && !lost;
+            progress.counts = !lost;
             if back {
-                self.maybe_commit();
+                self.maybe_commit(now);
             }
         }
     }
@@ -149,7 +166,8 @@ impl Raft {
             return;
         };
         leader.heartbeat_due = now + self.config.heartbeat;
-        let round = leader.reads.begin_round();
+        let round = leader.reads.begin_round(now);
+        let lease = self.config.read_lease && !leader.lease_void;
         for (to, progress) in &leader.followers {
             // Where the follower's log ends in a dead leader's tail, its entries up to
             // the commit index are not ours yet: only what is known to match counts.
@@ -157,6 +175,7 @@ impl Raft {
                 commit: commit_index.min(progress.match_index),
                 round,
                 last,
+                lease,
             };
             let heartbeat = request(self.config.id, *to, self.hard_state.term, body);
             self.out.messages.push(heartbeat);
@@ -165,14 +184,49 @@ impl Raft {
     }
 
     fn confirm_rounds(&mut self) {
+        let who = (self.membership.quorum(), self.config.id);
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        let round = leader.round_of_majority();
-        leader.reads.confirm(round, &mut self.out.reads);
+        let round = leader.reached(who, leader.reads.sent(), |progress| progress.round);
+        leader.reads.confirm(round);
+        while let Role::Leader(leader) = &mut self.role
+            && let Some((reader, index)) = leader.reads.pop_confirmed()
+        {
+            self.answer_reader(reader, Some(index));
+        }
     }
 
-    pub(super) fn handle_heartbeat_reply(&mut self, now: Time, from: NodeId, round: u64) {
+    /// Until when no other leader can exist, by the promises of those who have answered:
+    /// they do not vote before an election time-out has passed. A tenth is left for clocks
+    /// of unequal rate.
+    fn lease_end(&self, leader: &Leader) -> Time {
+        let held_since = leader.reads.held_since();
+        if !self.config.read_lease || leader.lease_void || held_since == Time::ZERO {
+            return Time::ZERO;
+        }
+        held_since + self.config.election_timeout.0 * 9 / 10
+    }
+
+    /// Answers all reads at once, if the lease holds at `now`, which is after they came
+    /// in.
+    fn read_by_lease(&mut self, now: Time) {
+        while let Role::Leader(leader) = &self.role
+            && now < self.lease_end(leader)
+            && let Role::Leader(leader) = &mut self.role
+            && let Some((reader, index)) = leader.reads.pop()
+        {
+            self.answer_reader(reader, Some(index));
+        }
+    }
+
+    pub(super) fn handle_heartbeat_reply(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        round: u64,
+        disk: Duration,
+    ) {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
@@ -184,6 +238,10 @@ impl Raft {
             return;
         }
         progress.heard = now;
+        progress.disk = disk;
+        if let Some(sent) = leader.reads.round_sent_at(round) {
+            progress.round_trip = now.since(sent);
+        }
         progress.round = progress.round.max(round);
         self.confirm_rounds();
     }
@@ -191,15 +249,20 @@ impl Raft {
     /// Sends what waits to be sent: one AppendEntries for all proposals of a batch, one
     /// round for all its reads.
     pub(super) fn flush_leader(&mut self, now: Time) {
+        self.advance_transfer(now);
+        self.read_by_lease(now);
         let Role::Leader(leader) = &self.role else {
             return;
         };
         if leader.reads.wants_round() {
             self.send_round(now);
         }
-        for at in 0..self.config.members.len() {
-            let to = self.config.members[at];
+        let mut at = 0;
+        while let Role::Leader(leader) = &self.role
+            && let Some(to) = leader.order.get(at).copied()
+        {
             while self.send_append(now, to) {}
+            at += 1;
         }
         if let Role::Leader(leader) = &mut self.role {
             leader.sent.trim();
@@ -274,7 +337,7 @@ impl Raft {
                     progress.await_snapshot(); // Late, and not enough to go on without.
                 }
                 if news {
-                    self.maybe_commit();
+                    self.maybe_commit(now);
                 }
             }
             Err(rejected) => Self::handle_rejected(&self.log, progress, rejected),
@@ -308,20 +371,24 @@ impl Raft {
     /// An older entry can sit on a majority and still be overwritten by a later leader
     /// (paper §5.4.2, Figure 8), so it is never committed by counting: it becomes
     /// committed with the first entry of our term that is.
-    pub(super) fn maybe_commit(&mut self) {
+    pub(super) fn maybe_commit(&mut self, now: Time) {
+        let who = (self.membership.quorum(), self.config.id);
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
         let own = self.log.stable(); // Ours counts once it is on disk, not before.
-        let index = Index(leader.majority_reached(own.0, |progress| progress.match_index.0));
+        let index = Index(leader.reached(who, own.0, |progress| progress.match_index.0));
         if index <= self.commit_index || self.log.term_at(index) != Some(self.hard_state.term) {
             return;
         }
         let committed = self.log.slice(self.commit_index.next(), index).iter();
         leader.uncommitted_bytes -= committed.map(Entry::size_bytes).sum::<usize>();
         self.commit_index = index;
-        for id in leader.early_reads.drain(..) {
-            leader.reads.push(id, index);
+        for reader in leader.early_reads.drain(..) {
+            leader.reads.push(reader, index);
+        }
+        if self.membership.unsettled {
+            self.advance_change(now);
         }
     }
 
@@ -383,7 +450,7 @@ impl Raft {
         if !installed {
             self.out.chunk_replies.push((from, snapshot, next_offset));
         } else if progress.accepted(now, snapshot.last.index) {
-            self.maybe_commit();
+            self.maybe_commit(now);
         } else {
             progress.ask_again(self.log.base().index, last);
         }

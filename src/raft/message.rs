@@ -1,5 +1,7 @@
 //! What nodes say to each other, and what each message proves.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::raft::entries::Entries;
@@ -17,10 +19,9 @@ pub struct Message {
     pub term: Term,
     /// Names the call on its connection; an answer repeats it. Means nothing to Raft.
     pub call: u64,
-    /// The sender takes no part in elections, since it has lost its directory: what it
-    /// may have promised before, it has forgotten. Its answers tell the leader what to
-    /// send, and count for nothing.
-    pub learner: bool,
+    /// The sender has lost its directory: what it may have promised before, it has
+    /// forgotten. Its answers tell the leader what to send, and count for nothing.
+    pub lost_directory: bool,
     /// What is said.
     pub body: Body,
 }
@@ -45,6 +46,8 @@ pub enum Body {
     Vote {
         /// The end of the candidate's log.
         last: EntryId,
+        /// The leader itself has asked for this election: nobody protects it.
+        transfer: bool,
     },
     /// A granted vote is on the voter's disk.
     VoteReply {
@@ -72,13 +75,34 @@ pub enum Body {
         round: u64,
         /// The end of the leader's log.
         last: Index,
+        /// The leader answers reads on the strength of a lease: the follower must help
+        /// nobody else to leadership before an election time-out has passed.
+        lease: bool,
     },
     /// At the time of this answer the follower knew of no later term: so nobody else
     /// could have led when the round was sent.
     HeartbeatReply {
         /// The round that is answered.
         round: u64,
+        /// How slow the follower's disk is: see [`Raft::note_disk`](super::Raft::note_disk).
+        disk: Duration,
     },
+    /// From which index may a follower answer a read that came in before this was sent?
+    ReadIndex {
+        /// Unique among the questions of this follower; the answer repeats it.
+        context: u64,
+    },
+    /// The answer to a [`Body::ReadIndex`]: a majority has confirmed, after the question
+    /// came in, that its sender led this term.
+    ReadIndexReply {
+        /// As in the question.
+        context: u64,
+        /// What was committed when the question came in; `None`: ask somebody else.
+        index: Option<Index>,
+    },
+    /// Campaign at once: the leader hands its leadership over (thesis §3.10). The
+    /// receiver's log is as long as the leader's.
+    TimeoutNow,
     /// A piece of a snapshot, for a follower whose next entry is compacted (paper §7).
     Snapshot(SnapshotChunk),
     /// The answer to a [`Body::Snapshot`].
@@ -101,11 +125,14 @@ impl Body {
             | Body::Vote { .. }
             | Body::Append { .. }
             | Body::Heartbeat { .. }
+            | Body::ReadIndex { .. }
+            | Body::TimeoutNow
             | Body::Snapshot(_) => true,
             Body::PreVoteReply { .. }
             | Body::VoteReply { .. }
             | Body::AppendReply(_)
             | Body::HeartbeatReply { .. }
+            | Body::ReadIndexReply { .. }
             | Body::SnapshotReply { .. } => false,
         }
     }

@@ -20,6 +20,10 @@
 //!
 //! A follower whose next entry is compacted gets a snapshot instead (§7).
 //!
+//! Who belongs to the cluster is an entry of the log like any other, and counts from the
+//! moment a node has it ([`configuration`], §6). A leader can hand its leadership to a
+//! follower that has caught up (thesis §3.10).
+//!
 //! # How it is driven
 //!
 //! [`Raft`] is a value. Give it messages ([`Raft::step`]), proposals
@@ -32,16 +36,21 @@
 //! # Where to go next
 //!
 //! [`core`](self) types and step: `core.rs`; elections: `election.rs`; the leader:
-//! `leader.rs`; the follower: `follower.rs`; what must hold after each step:
-//! `invariants.rs`; scripts that read like stories: `tests/`.
+//! `leader.rs`; the follower: `follower.rs`; members: `configuration.rs` (what may follow
+//! what) and `membership.rs` (how a change comes about); handing over: `transfer.rs`;
+//! reads: `read.rs`, `follower_read.rs`; what must hold after each step: `invariants.rs`;
+//! scripts that read like stories: `tests/`.
 
+pub mod configuration;
 mod core;
 mod election;
 mod entries;
 mod follower;
+mod follower_read;
 mod invariants;
 mod leader;
 mod log;
+mod membership;
 mod message;
 mod progress;
 pub mod quorum;
@@ -49,8 +58,13 @@ pub mod read;
 mod ready;
 #[cfg(test)]
 mod tests;
+mod transfer;
+mod view;
 
-pub use self::core::{Config, ProposeError, Raft, RoleName};
+pub use self::configuration::{
+    Change, ChangeError, Configuration, ConfigurationError, Member, Standing,
+};
+pub use self::core::{Config, ProposeError, Raft};
 pub use self::entries::Entries;
 pub use self::invariants::check_log;
 pub use self::log::Log;
@@ -58,3 +72,5 @@ pub use self::message::{Accepted, Body, Message, Rejected, SnapshotChunk, Snapsh
 pub use self::progress::{Progress, State as ProgressState};
 pub use self::read::{ReadId, ReadOutcome};
 pub use self::ready::{Ready, Write};
+pub use self::transfer::TransferError;
+pub use self::view::RoleName;

@@ -5,6 +5,7 @@
 //! bytes. *Snapshot*: what the follower needs next is compacted.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::limits;
 use crate::time::Time;
@@ -47,6 +48,11 @@ pub struct Progress {
     pub heard: Time,
     /// The newest heartbeat round it has answered.
     pub round: u64,
+    /// How slow its disk is, by its own account; see
+    /// [`Raft::note_disk`](super::Raft::note_disk).
+    pub disk: Duration,
+    /// How long its last answer to a heartbeat took.
+    pub round_trip: Duration,
     /// When `match_index` last moved, or the pipeline was empty.
     pub moved: Time,
     inflight: VecDeque<Inflight>,
@@ -64,6 +70,8 @@ impl Progress {
             counts: true,
             heard: now,
             round: 0,
+            disk: Duration::ZERO,
+            round_trip: Duration::ZERO,
             moved: now,
             inflight: VecDeque::new(),
             inflight_bytes: 0,

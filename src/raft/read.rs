@@ -7,10 +7,15 @@
 //!
 //! Rounds are numbered within a term and their answers carry the term, so an answer
 //! can be neither too early nor of another leadership.
+//!
+//! With a *lease* (by option, thesis §6.4.1) a leader does not ask for each read: who has
+//! answered a round helps nobody else to leadership for an election time-out, so until
+//! then, less a margin for clocks of unequal rate, no later leader can exist.
 
 use std::collections::VecDeque;
 
-use crate::types::Index;
+use crate::time::Time;
+use crate::types::{Index, NodeId};
 
 /// Names a read for whoever asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,24 +26,47 @@ pub struct ReadId(pub u64);
 pub enum ReadOutcome {
     /// It may be answered as soon as the state machine has applied up to here.
     Ready(ReadId, Index),
-    /// Leadership was lost before it could be confirmed; nothing was done.
+    /// Leadership was lost, or nobody leads, before it could be confirmed; nothing was
+    /// done.
     Lost(ReadId),
+}
+
+/// Who waits for a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// A client of this node.
+    Client(ReadId),
+    /// A follower, for clients of its own: it is answered with its context, as the
+    /// answer to this call.
+    Follower {
+        from: NodeId,
+        call: u64,
+        context: u64,
+    },
 }
 
 /// The reads of one leadership that wait for their round.
 #[derive(Debug, Default)]
-pub struct Reads {
+pub(super) struct Reads {
     /// In the order of their rounds.
     waiting: VecDeque<Waiting>,
     /// The newest round that was sent.
     sent: u64,
     /// The newest round that a majority has answered.
     confirmed: u64,
+    /// When the rounds behind `confirmed` were sent, as far as they matter to a lease.
+    sent_at: VecDeque<(u64, Time)>,
+    /// When the newest round was sent that a majority has answered: no majority has
+    /// helped anyone else to leadership at that moment. [`Time::ZERO`] without one.
+    held_since: Time,
 }
+
+/// Rounds whose times are kept: more are on their way only if nobody answers.
+const ROUNDS_MAX: usize = 64;
 
 #[derive(Debug)]
 struct Waiting {
-    id: ReadId,
+    reader: Reader,
     /// What was committed when the read came in.
     index: Index,
     /// The first round that was sent after it came in.
@@ -47,58 +75,85 @@ struct Waiting {
 
 impl Reads {
     /// A read comes in while `commit` is committed.
-    pub fn push(&mut self, id: ReadId, commit: Index) {
+    pub(super) fn push(&mut self, reader: Reader, commit: Index) {
         self.waiting.push_back(Waiting {
-            id,
+            reader,
             index: commit,
             round: self.sent + 1,
         });
     }
 
+    /// Whether reads wait that no round was sent for.
+    pub(super) fn has_new(&self) -> bool {
+        self.waiting.back().is_some_and(|r| r.round > self.sent)
+    }
+
     /// Whether a round should be sent now: reads wait for one that was not sent yet,
     /// and the one before has come back. (Heartbeats send one anyway, from time to
     /// time, so that a lost round does not hold up the next for ever.)
-    #[must_use]
-    pub fn wants_round(&self) -> bool {
-        self.sent == self.confirmed && self.waiting.back().is_some_and(|r| r.round > self.sent)
+    pub(super) fn wants_round(&self) -> bool {
+        self.sent == self.confirmed && self.has_new()
     }
 
     /// Begins a round and returns its number.
-    pub fn begin_round(&mut self) -> u64 {
+    pub(super) fn begin_round(&mut self, now: Time) -> u64 {
         self.sent += 1;
+        self.sent_at.push_back((self.sent, now));
+        if self.sent_at.len() > ROUNDS_MAX {
+            self.sent_at.pop_front();
+        }
         self.sent
     }
 
-    /// A majority has answered `round` or a later one: moves the reads that it
-    /// confirms to `out`.
-    pub fn confirm(&mut self, round: u64, out: &mut Vec<ReadOutcome>) {
+    /// When `round` was sent, if it is still known.
+    pub(super) fn round_sent_at(&self, round: u64) -> Option<Time> {
+        // Rounds are numbered one after the other.
+        let (first, _) = self.sent_at.front()?;
+        let at = usize::try_from(round.checked_sub(*first)?).ok()?;
+        self.sent_at.get(at).map(|(_, time)| *time)
+    }
+
+    /// A majority has answered `round` or a later one.
+    pub(super) fn confirm(&mut self, round: u64) {
         assert!(
             round <= self.sent,
             "only rounds that were sent are answered"
         );
-        self.confirmed = self.confirmed.max(round);
-        while self
-            .waiting
-            .front()
-            .is_some_and(|read| read.round <= self.confirmed)
-        {
-            let read = self.waiting.pop_front().expect("there is a front");
-            out.push(ReadOutcome::Ready(read.id, read.index));
+        if round > self.confirmed {
+            self.confirmed = round;
+            if let Some(at) = self.round_sent_at(round) {
+                self.held_since = at;
+            }
         }
     }
 
-    /// The leadership is over.
-    pub fn lose_all(&mut self, out: &mut Vec<ReadOutcome>) {
-        out.extend(
-            self.waiting
-                .drain(..)
-                .map(|read| ReadOutcome::Lost(read.id)),
-        );
+    /// The next read that the confirmed rounds allow to be answered, with its index.
+    pub(super) fn pop_confirmed(&mut self) -> Option<(Reader, Index)> {
+        if self.waiting.front()?.round > self.confirmed {
+            return None;
+        }
+        self.pop()
+    }
+
+    /// The next read, confirmed or not: for a leader that holds a lease, and for the end
+    /// of a leadership.
+    pub(super) fn pop(&mut self) -> Option<(Reader, Index)> {
+        let read = self.waiting.pop_front()?;
+        Some((read.reader, read.index))
+    }
+
+    /// Since when a majority stands by this leader; see [`Reads::confirm`].
+    pub(super) fn held_since(&self) -> Time {
+        self.held_since
+    }
+
+    /// Whose majority it was counts no more.
+    pub(super) fn void_lease(&mut self) {
+        self.held_since = Time::ZERO;
     }
 
     /// The newest round that was sent.
-    #[must_use]
-    pub fn sent(&self) -> u64 {
+    pub(super) fn sent(&self) -> u64 {
         self.sent
     }
 }
@@ -107,29 +162,48 @@ impl Reads {
 mod tests {
     use super::*;
 
+    const EARLY: Time = Time::from_millis(5);
+
+    fn client(id: u64) -> Reader {
+        Reader::Client(ReadId(id))
+    }
+
     #[test]
     fn a_round_that_was_sent_before_the_read_came_in_does_not_confirm_it() {
         let mut reads = Reads::default();
-        let mut out = Vec::new();
-        let early = reads.begin_round();
-        reads.push(ReadId(1), Index(5));
-        reads.confirm(early, &mut out);
-        assert!(out.is_empty());
+        let early = reads.begin_round(EARLY);
+        reads.push(client(1), Index(5));
+        reads.confirm(early);
+        assert_eq!(reads.pop_confirmed(), None);
         assert!(reads.wants_round());
-        let late = reads.begin_round();
+        let late = reads.begin_round(EARLY);
         assert!(!reads.wants_round(), "one round at a time");
-        reads.confirm(late, &mut out);
-        assert_eq!(out, [ReadOutcome::Ready(ReadId(1), Index(5))]);
+        reads.confirm(late);
+        assert_eq!(reads.pop_confirmed(), Some((client(1), Index(5))));
     }
 
     #[test]
     fn many_reads_share_one_round() {
         let mut reads = Reads::default();
-        let mut out = Vec::new();
-        (0..10).for_each(|i| reads.push(ReadId(i), Index(i)));
-        let round = reads.begin_round();
-        reads.confirm(round, &mut out);
-        assert_eq!(out.len(), 10);
+        (0..10).for_each(|i| reads.push(client(i), Index(i)));
+        let round = reads.begin_round(EARLY);
+        reads.confirm(round);
+        assert_eq!(std::iter::from_fn(|| reads.pop_confirmed()).count(), 10);
         assert!(!reads.wants_round());
+    }
+
+    #[test]
+    fn a_lease_counts_from_when_the_round_was_sent_not_from_its_answers() {
+        let mut reads = Reads::default();
+        let first = reads.begin_round(EARLY);
+        let second = reads.begin_round(EARLY + std::time::Duration::from_millis(50));
+        reads.confirm(first);
+        assert_eq!(reads.held_since(), EARLY);
+        reads.confirm(second);
+        assert_eq!(reads.held_since(), Time::from_millis(55));
+        reads.confirm(first);
+        assert_eq!(reads.held_since(), Time::from_millis(55), "late answers");
+        reads.void_lease();
+        assert_eq!(reads.held_since(), Time::ZERO);
     }
 }

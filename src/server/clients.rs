@@ -9,7 +9,7 @@
 //! (see [`Io`]), and of what it has asked for before, values are not queued without end.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -33,7 +33,8 @@ const ANSWER_OVERHEAD_BYTES: usize = 256;
 pub(super) struct Clients {
     /// Which reactor this is.
     reactor: u32,
-    addresses: Arc<HashMap<NodeId, SocketAddr>>,
+    /// Where clients find the nodes.
+    addresses: Arc<BTreeMap<NodeId, SocketAddr>>,
     connected: Arc<Connected>,
     started: Instant,
     /// Where commands and keys are put together.
@@ -74,14 +75,13 @@ struct Client {
 impl Clients {
     pub(super) fn new(
         reactor: u32,
-        addresses: Arc<HashMap<NodeId, SocketAddr>>,
         connected: Arc<Connected>,
         (to_raft, request_load): (Sender<FromClient>, Arc<Load>),
         (answers, answer_load): (Receiver<ToClient>, Arc<Load>),
     ) -> Clients {
         Clients {
             reactor,
-            addresses,
+            addresses: Arc::default(),
             connected,
             started: Instant::now(),
             commands: CommandBuffer::new(),
@@ -161,7 +161,14 @@ impl Clients {
     pub(super) fn send_answers(&mut self, io: &mut Io) {
         let mut left = ANSWER_BYTES_PER_ROUND;
         let mut taken_bytes = 0;
-        while let Some(ToClient { caller, answer }) = self.answers.try_recv() {
+        while let Some(mail) = self.answers.try_recv() {
+            let (caller, answer) = match mail {
+                ToClient::Answer { caller, answer } => (caller, answer),
+                ToClient::Members(addresses) => {
+                    self.addresses = addresses;
+                    continue;
+                }
+            };
             let bytes = answer.value_bytes();
             left = left.saturating_sub(ANSWER_OVERHEAD_BYTES + bytes);
             taken_bytes += bytes;
@@ -232,13 +239,19 @@ impl Clients {
             );
             return;
         }
+        let address = |id: NodeId| self.addresses.get(&id).map(SocketAddr::to_string);
+        if let Answer::Operator(answer) = answer {
+            let response = proto::encode_operator_answer(answer, address);
+            let (service, method) = (proto::OPERATOR_SERVICE, proto::CHANGE_MEMBERS);
+            io.send_call(to, service, method, sequence, &response);
+            return;
+        }
         // Who has so much to take, and asks for more, has to take it first.
         let is_over = io.queued_bytes(to) >= limits::CONNECTION_OUTPUT_BYTES_MAX;
         if is_over && answer.value_bytes() > 0 {
             self.note_clogged(to, true);
             return refuse_busy(io, to, sequence);
         }
-        let address = |id: NodeId| self.addresses.get(&id).map(SocketAddr::to_string);
         io.send_with(to, |out| {
             proto::encode_answer_frame(out, sequence, &answer, address);
         });
@@ -340,11 +353,9 @@ mod tests {
     fn who_is_gone_is_forgotten_though_another_has_its_place() {
         let (to_raft, mail) = channel(64, Arc::new(Doorbell::for_thread()));
         let (to_client, answers) = channel(64, Arc::new(Doorbell::for_thread()));
-        let connected = Arc::new(Connected::new(Vec::new()));
         let mut clients = Clients::new(
             0,
             Arc::default(),
-            connected,
             (to_raft, Arc::default()),
             (answers, Arc::default()),
         );
@@ -359,7 +370,7 @@ mod tests {
             connection: connection_number(id(1)),
             sequence: 1,
         };
-        let answer = ToClient {
+        let answer = ToClient::Answer {
             caller,
             answer: Answer::NoLeader,
         };

@@ -1,5 +1,7 @@
 //! What the threads of a server say to each other, and how much of it may wait.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,7 +11,7 @@ use crate::disk::DiskEvent;
 use crate::limits;
 use crate::mailbox::{Receiver, Sender, TrySendError};
 use crate::net::ConnectionId;
-use crate::node::{Answer, Caller, Hello, HelloReply, Request};
+use crate::node::{Addresses, Answer, Caller, Hello, HelloReply, Request};
 use crate::raft::Message;
 use crate::types::NodeId;
 
@@ -59,6 +61,8 @@ pub(super) enum FromPeer {
     HelloReply(NodeId, HelloReply),
     /// The connection to this peer is made anew: introduce this node.
     Connected(NodeId),
+    /// The connection to this peer has ended.
+    Disconnected(NodeId),
 }
 
 /// To the reactor that has the peers.
@@ -66,13 +70,29 @@ pub(super) enum ToPeer {
     Message(Message),
     Hello(Hello),
     HelloReply(Caller, HelloReply),
+    /// Whom this node talks to from now on.
+    Members(BTreeMap<NodeId, SocketAddr>),
 }
 
-/// To a reactor, for one of its clients.
-pub(super) struct ToClient {
-    pub(super) caller: Caller,
-    pub(super) answer: Answer,
+/// To a reactor.
+pub(super) enum ToClient {
+    /// For one of its clients.
+    Answer { caller: Caller, answer: Answer },
+    /// Where clients find the nodes from now on.
+    Members(Arc<BTreeMap<NodeId, SocketAddr>>),
 }
+
+impl ToClient {
+    fn value_bytes(&self) -> usize {
+        match self {
+            ToClient::Answer { answer, .. } => answer.value_bytes(),
+            ToClient::Members(_) => 0,
+        }
+    }
+}
+
+/// What is in a reactor's lane beside answers: changes of the members.
+pub(super) const MEMBER_MAIL_MAX: usize = 64;
 
 /// What the raft thread is told to do, by whoever runs the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,10 +132,41 @@ pub(super) struct Outbox {
 impl Outbox {
     /// A full lane loses the message, as a network would: Raft sends again.
     pub(super) fn send_peer(&self, mail: ToPeer) {
-        if let Err(TrySendError::Full(ToPeer::Hello(_) | ToPeer::HelloReply(..))) =
-            self.peers.try_send_quiet(mail)
-        {
-            error!(target: "RaftRpc", "no room for an introduction; the peer dials again");
+        match self.peers.try_send_quiet(mail) {
+            Err(TrySendError::Full(ToPeer::Hello(_) | ToPeer::HelloReply(..))) => {
+                error!(target: "RaftRpc", "no room for an introduction; the peer dials again");
+            }
+            Err(TrySendError::Full(ToPeer::Members(_))) => {
+                error!(target: "RaftRpc", "no room for a change of the members; restart this node");
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells all reactors who is a member now, by addresses that were checked when they
+    /// came into the log.
+    pub(super) fn send_members(&self, members: &BTreeMap<NodeId, Addresses>) {
+        let addresses = |of: fn(&Addresses) -> &String| -> BTreeMap<NodeId, SocketAddr> {
+            let known = members.iter();
+            known
+                .filter_map(|(id, addresses)| match of(addresses).parse() {
+                    Ok(address) => Some((*id, address)),
+                    Err(_) => {
+                        error!(target: "RaftRpc", "not an ip:port: node={id} address={}", of(addresses));
+                        None
+                    }
+                })
+                .collect()
+        };
+        self.send_peer(ToPeer::Members(addresses(|a| &a.peer)));
+        let clients = Arc::new(addresses(|a| &a.client));
+        for reactor in &self.clients {
+            if reactor
+                .try_send(ToClient::Members(clients.clone()))
+                .is_err()
+            {
+                error!(target: "RaftClerk", "no room for a change of the members; redirects may be wrong");
+            }
         }
     }
 
@@ -126,14 +177,14 @@ impl Outbox {
         for (caller, answer) in answers.drain(..) {
             let reactor = caller.reactor as usize;
             self.to_ring[reactor] = true;
-            match self.clients[reactor].try_send_quiet(ToClient { caller, answer }) {
+            match self.clients[reactor].try_send_quiet(ToClient::Answer { caller, answer }) {
                 Ok(()) => {}
                 // The reactor has ended, and the server is about to.
                 Err(TrySendError::Disconnected(lost)) => {
-                    self.answers.sub(lost.answer.value_bytes());
+                    self.answers.sub(lost.value_bytes());
                 }
                 Err(TrySendError::Full(lost)) => {
-                    self.answers.sub(lost.answer.value_bytes());
+                    self.answers.sub(lost.value_bytes());
                     error!(target: "RaftClerk", "no room for an answer, though it was reserved");
                 }
             }

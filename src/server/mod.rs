@@ -18,7 +18,6 @@ mod peers;
 mod raft_thread;
 mod reactor;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,17 +28,19 @@ use log::{debug, info};
 use rand::TryRng;
 use rand::rngs::SysRng;
 
-use crate::config::{Cluster, Tuning};
+use crate::config::{Cluster, Member, Tuning};
 use crate::disk::{DataDir, DiskEvent, FileDisk};
 use crate::kv::SessionLimits;
 use crate::limits;
 use crate::mailbox::{self, Doorbell, Sender, TrySendError};
 use crate::net::{self, ConnectionBudget, ConnectionMap, EventLoop, Sharing};
 use crate::node::{Node, NodeConfig};
+use crate::raft::Configuration;
 use crate::server::clients::Clients;
 use crate::server::cores::{Cores, interrupt_nobody};
 use crate::server::mail::{
-    Control, DISK_MAIL_MAX, FromClient, FromPeer, Inbox, Load, Outbox, PEER_MAIL_MAX,
+    Control, DISK_MAIL_MAX, FromClient, FromPeer, Inbox, Load, MEMBER_MAIL_MAX, Outbox,
+    PEER_MAIL_MAX,
 };
 use crate::server::peers::{Connected, Peers};
 use crate::server::raft_thread::{Clock, RaftThread};
@@ -56,8 +57,10 @@ const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
 pub struct ServerOptions {
     /// Which member this is.
     pub id: NodeId,
-    /// The members.
+    /// The first members.
     pub cluster: Cluster,
+    /// Where it listens.
+    pub member: Member,
     /// What can be tuned.
     pub tuning: Tuning,
     /// Where `raftnode_N/` is.
@@ -145,10 +148,7 @@ impl Server {
             .try_next_u64()
             .map_err(|e| system("draw a random seed")(io::Error::other(e)))?;
         net::raise_fd_limit().map_err(system("raise the limit of open files"))?;
-        let member = *options
-            .cluster
-            .member(options.id)
-            .expect("the command line names a member");
+        let member = options.member;
         let reactors = options.tuning.reactors;
         interrupt_nobody();
         let listening = listen(member.peer, member.client, reactors, seed)?;
@@ -290,15 +290,11 @@ fn start_reactors(
     lanes: &Lanes,
     cores: &Cores,
 ) -> Result<Reactors, StartError> {
-    let members = options.cluster.members();
-    let connected = Arc::new(Connected::new(members.iter().map(|m| m.id.0).collect()));
-    let addresses: HashMap<_, _> = members.iter().map(|m| (m.id, m.client)).collect();
-    let addresses = Arc::new(addresses);
+    let connected = Arc::new(Connected::default());
     let (to_peers, mail) = mailbox::channel(PEER_MAIL_MAX, listening.loops[0].doorbell());
     let mut peers = Some(Peers::new(
         (options.id, options.cluster.cluster_id()),
         listening.peer_listener,
-        members.iter().map(|m| (m.id, m.peer)).collect(),
         connected.clone(),
         lanes.peers.clone(),
         mail,
@@ -307,14 +303,14 @@ fn start_reactors(
     let (mut clients, mut stops, mut threads) = (vec![], vec![], vec![]);
     for (number, mut event_loop) in listening.loops.into_iter().enumerate() {
         let bell = event_loop.doorbell();
-        let (to_client, answers) = mailbox::channel(limits::REQUESTS_IN_FLIGHT_MAX, bell.clone());
+        let room = limits::REQUESTS_IN_FLIGHT_MAX + MEMBER_MAIL_MAX;
+        let (to_client, answers) = mailbox::channel(room, bell.clone());
         let (stop, stop_mail) = mailbox::channel(1, bell);
         clients.push(to_client);
         stops.push(stop);
         let mut reactor = Reactor {
             clients: Clients::new(
                 number as u32,
-                addresses.clone(),
                 connected.clone(),
                 (lanes.clients.clone(), lanes.requests[number].clone()),
                 (answers, load.clone()),
@@ -391,7 +387,9 @@ fn node_config(directory: &DataDir, options: &ServerOptions, seed: u64) -> NodeC
     let (cluster, tuning) = (&options.cluster, &options.tuning);
     NodeConfig {
         id: options.id,
-        members: cluster.members().iter().map(|member| member.id).collect(),
+        first_members: first_members(cluster),
+        read_lease: tuning.read_lease,
+        disk_patience: tuning.disk_patience,
         cluster_id: cluster.cluster_id(),
         incarnation: directory.incarnation(),
         election_timeout: (tuning.election_timeout_min, tuning.election_timeout_max),
@@ -404,6 +402,13 @@ fn node_config(directory: &DataDir, options: &ServerOptions, seed: u64) -> NodeC
         snapshot_hold_bytes: tuning.snapshot_hold_bytes,
         session_limits: SessionLimits::default(),
     }
+}
+
+fn first_members(cluster: &Cluster) -> Configuration {
+    Configuration::of_voters(cluster.members().iter().map(|member| {
+        let (peer, client) = (member.peer.to_string(), member.client.to_string());
+        (member.id, member.priority, peer, client)
+    }))
 }
 
 /// How the threads of the disk reach the raft thread. The lane has room for more than

@@ -1,10 +1,9 @@
 //! The peers, on the first reactor: one dialled connection to each for what we ask, and
 //! one from each for what it asks. Nothing counts before the introduction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use log::{debug, info, warn};
@@ -21,37 +20,24 @@ use crate::types::NodeId;
 
 /// Which peers are connected, for the status of other reactors.
 #[derive(Debug, Default)]
-pub(super) struct Connected {
-    /// One bit a member, in the order of the cluster; those beyond 64 are not shown.
-    bits: AtomicU64,
-    members: Vec<u64>,
-}
+pub(super) struct Connected(Mutex<BTreeSet<NodeId>>);
 
 impl Connected {
-    pub(super) fn new(members: Vec<u64>) -> Connected {
-        Connected {
-            bits: AtomicU64::new(0),
-            members,
-        }
-    }
-
-    fn bit(&self, id: u64) -> u64 {
-        let place = self.members.iter().position(|member| *member == id);
-        place.map_or(0, |place| 1u64.checked_shl(place as u32).unwrap_or(0))
+    fn ids(&self) -> MutexGuard<'_, BTreeSet<NodeId>> {
+        // A set of ids is as good after a panic as before.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, id: NodeId, connected: bool) {
-        // ORDERING: a display of its own, nothing else hangs on it.
         if connected {
-            self.bits.fetch_or(self.bit(id.0), Ordering::Relaxed);
+            self.ids().insert(id);
         } else {
-            self.bits.fetch_and(!self.bit(id.0), Ordering::Relaxed);
+            self.ids().remove(&id);
         }
     }
 
     pub(super) fn get(&self, id: u64) -> bool {
-        // ORDERING: as in `set`.
-        self.bits.load(Ordering::Relaxed) & self.bit(id) != 0
+        self.ids().contains(&NodeId(id))
     }
 }
 
@@ -59,7 +45,6 @@ pub(super) struct Peers {
     id: NodeId,
     cluster_id: u64,
     pub(super) listener: ListenerId,
-    addresses: BTreeMap<NodeId, SocketAddr>,
     connected: Arc<Connected>,
     to_raft: Sender<FromPeer>,
     mail: Receiver<ToPeer>,
@@ -75,6 +60,7 @@ pub(super) struct Peers {
 
 struct Outgoing {
     connector: ConnectorId,
+    address: SocketAddr,
     connection: Option<ConnectionId>,
     /// Whether the peer has accepted our introduction on this connection.
     ready: bool,
@@ -86,7 +72,6 @@ impl Peers {
     pub(super) fn new(
         (id, cluster_id): (NodeId, u64),
         listener: ListenerId,
-        addresses: BTreeMap<NodeId, SocketAddr>,
         connected: Arc<Connected>,
         to_raft: Sender<FromPeer>,
         mail: Receiver<ToPeer>,
@@ -95,7 +80,6 @@ impl Peers {
             id,
             cluster_id,
             listener,
-            addresses,
             connected,
             to_raft,
             mail,
@@ -108,18 +92,30 @@ impl Peers {
         }
     }
 
-    pub(super) fn dial(&mut self, io: &mut Io) {
-        for (id, address) in &self.addresses {
-            if *id != self.id {
-                let connector = io.connect(*address);
-                let outgoing = Outgoing {
-                    connector,
-                    connection: None,
-                    ready: false,
-                    incarnation: None,
-                };
-                self.outgoing.insert(*id, outgoing);
+    /// Dials whom this node talks to, and no longer whom it does not.
+    fn set_members(&mut self, io: &mut Io, mut members: BTreeMap<NodeId, SocketAddr>) {
+        members.remove(&self.id);
+        let stays = |id: &NodeId, old: &Outgoing| members.get(id) == Some(&old.address);
+        let gone: Vec<NodeId> = self
+            .outgoing
+            .iter()
+            .filter(|(id, old)| !stays(id, old))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            if let Some(old) = self.outgoing.remove(&id) {
+                io.disconnect(old.connector);
+                self.connected.set(id, false);
             }
+        }
+        for (id, address) in members {
+            self.outgoing.entry(id).or_insert_with(|| Outgoing {
+                connector: io.connect(address),
+                address,
+                connection: None,
+                ready: false,
+                incarnation: None,
+            });
         }
     }
 
@@ -148,13 +144,15 @@ impl Peers {
         {
             self.incoming.remove(&peer);
         }
-        for (peer, outgoing) in &mut self.outgoing {
-            if outgoing.connection == Some(connection) {
-                outgoing.connection = None;
-                outgoing.ready = false;
-                self.connected.set(*peer, false);
-                info!(target: "RaftRpc", "peer disconnected: peer={peer}");
-            }
+        let mut outgoing = self.outgoing.iter_mut();
+        if let Some((peer, outgoing)) = outgoing.find(|(_, out)| out.connection == Some(connection))
+        {
+            let peer = *peer;
+            outgoing.connection = None;
+            outgoing.ready = false;
+            self.connected.set(peer, false);
+            info!(target: "RaftRpc", "peer disconnected: peer={peer}");
+            self.forward(FromPeer::Disconnected(peer));
         }
     }
 
@@ -272,6 +270,7 @@ impl Peers {
                     }
                 }
                 ToPeer::HelloReply(caller, reply) => self.send_hello_reply(io, caller, &reply),
+                ToPeer::Members(members) => self.set_members(io, members),
             }
         }
         self.appends.forget();

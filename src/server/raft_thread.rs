@@ -65,10 +65,11 @@ pub(super) struct RaftThread<D: Disk> {
 impl<D: Disk> RaftThread<D> {
     /// Runs until told to stop, or until the node can't go on.
     pub(super) fn run(mut self) -> (Ending, D) {
+        let mut stopping = false;
         let ending = loop {
             // Awake: nobody has to ring until the inbox has been found empty.
             self.doorbell.hush();
-            if let Some(ending) = self.batch() {
+            if let Some(ending) = self.batch(&mut stopping) {
                 break ending;
             }
             // From here on senders ring: what came in before that is seen now.
@@ -98,11 +99,12 @@ impl<D: Disk> RaftThread<D> {
     }
 
     /// Takes in what has come, and carries it out.
-    fn batch(&mut self) -> Option<Ending> {
-        if self.inbox.control.try_recv() == Some(Control::Stop) {
-            return Some(Ending::Stopped);
-        }
+    fn batch(&mut self, stopping: &mut bool) -> Option<Ending> {
         let now = self.clock.now();
+        if self.inbox.control.try_recv() == Some(Control::Stop) && !*stopping {
+            *stopping = true;
+            self.node.begin_stop(now);
+        }
         while let Some(event) = self.inbox.disk.try_recv() {
             self.node.handle_disk(now, event);
         }
@@ -117,7 +119,7 @@ impl<D: Disk> RaftThread<D> {
                 None => break,
                 Some(FromClient::Request(caller, request)) => {
                     self.taken_bytes[caller.reactor as usize] += request.size_bytes();
-                    self.node.handle_client(caller, request);
+                    self.node.handle_client(now, caller, request);
                 }
                 Some(FromClient::Clogged {
                     reactor,
@@ -137,11 +139,15 @@ impl<D: Disk> RaftThread<D> {
             self.node.tick(now);
         }
         self.make_room_for_reads();
+        // Read anew: what a lease allows is judged by a time after all that came in. A
+        // process that was paused in between would else answer by a lease of long ago.
+        let now = self.clock.now();
         self.node.flush(now);
         self.send_out();
-        self.node
-            .failure()
-            .map(|why| Ending::Failed(why.to_owned()))
+        if let Some(why) = self.node.failure() {
+            return Some(Ending::Failed(why.to_owned()));
+        }
+        (*stopping && self.node.may_stop(now)).then_some(Ending::Stopped)
     }
 
     /// Reads wait while the reactors have not taken over the values read before; they
@@ -162,6 +168,7 @@ impl<D: Disk> RaftThread<D> {
                 let hello = self.node.hello(peer);
                 self.outbox.send_peer(ToPeer::Hello(hello));
             }
+            FromPeer::Disconnected(peer) => self.node.handle_disconnect(peer),
         }
     }
 
@@ -172,9 +179,13 @@ impl<D: Disk> RaftThread<D> {
             messages,
             answers,
             hellos,
+            members,
         } = self.node.outputs();
         let outbox = &mut self.outbox;
-        let to_peers = !messages.is_empty() || !hellos.is_empty();
+        let to_peers = !messages.is_empty() || !hellos.is_empty() || members.is_some();
+        if let Some(members) = members.take() {
+            outbox.send_members(&members);
+        }
         for message in messages.drain(..) {
             outbox.send_peer(ToPeer::Message(message));
         }

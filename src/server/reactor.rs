@@ -31,12 +31,6 @@ pub(super) enum Kind {
 }
 
 impl Handler for Reactor {
-    fn on_start(&mut self, io: &mut Io) {
-        if let Some(peers) = &mut self.peers {
-            peers.dial(io);
-        }
-    }
-
     fn on_accept(
         &mut self,
         _io: &mut Io,

@@ -264,7 +264,9 @@ impl Client {
                 }
                 outcome => panic!("client {} was answered {outcome:?}", self.number),
             },
-            Answer::Status(_) => unreachable!("nobody asks for it here"),
+            Answer::Status(_) | Answer::Operator(_) => {
+                unreachable!("nobody asks for it here")
+            }
         };
         let current = self.current.take().expect("there is one");
         if let Some(mut operation) = current.operation {

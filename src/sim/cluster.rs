@@ -265,7 +265,7 @@ impl Simulation {
     fn describe(&self) -> String {
         let nodes = self.places.iter().map(|place| match &place.state {
             State::Up(node) => {
-                let status = node.status();
+                let status = node.status(self.now);
                 format!(
                     "{} {} t{} commit={} applied={} log={}..{} peers={:?}",
                     status.id,
@@ -416,8 +416,9 @@ impl Simulation {
             connection: self.places[to as usize].life,
             sequence: attempt,
         };
+        let now = self.now;
         if let Some(node) = self.places[to as usize].node_mut() {
-            node.handle_client(caller, request);
+            node.handle_client(now, caller, request);
             self.queue_flush(to);
         }
     }

@@ -7,6 +7,7 @@ use rand::{Rng, RngExt};
 
 use crate::disk::SimDisk;
 use crate::node::{Node, NodeConfig};
+use crate::raft::Configuration;
 use crate::sim::cluster::{Event, Place, Simulation, State};
 use crate::sim::network::draw_delay;
 use crate::time::Time;
@@ -46,7 +47,16 @@ impl Simulation {
         let plan = &self.plan;
         NodeConfig {
             id: NodeId(id),
-            members: (0..plan.nodes).map(NodeId).collect(),
+            first_members: Configuration::of_voters((0..plan.nodes).map(|id| {
+                (
+                    NodeId(id),
+                    u8::from(id == 0),
+                    format!("p{id}"),
+                    format!("c{id}"),
+                )
+            })),
+            read_lease: false,
+            disk_patience: Duration::from_secs(2),
             cluster_id: 42,
             incarnation: self.places[id as usize].incarnation,
             election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
@@ -71,7 +81,7 @@ impl Simulation {
             unreachable!("just looked")
         };
         self.report.crashes += 1;
-        self.report.installed += node.status().snapshots_installed;
+        self.report.installed += node.status(self.now).snapshots_installed;
         let mut disk = node.into_disk();
         if power {
             let rng = &mut self.rng;

@@ -51,6 +51,7 @@ impl Simulation {
             messages,
             answers,
             hellos,
+            members: _,
         } = outputs;
         let life = self.places[id as usize].life;
         for message in messages {

@@ -10,6 +10,7 @@ use raftkv::disk::{Disk, DiskEvent, FileId, FileInfo, SegmentId, SegmentInfo, Sy
 use raftkv::kv::{ClientId, Command, Identity, Outcome, SessionLimits, WriteOp};
 use raftkv::mem::{self, Buffer};
 use raftkv::node::{Answer, Caller, Node, NodeConfig, Outputs, Request};
+use raftkv::raft::Configuration;
 use raftkv::time::Time;
 use raftkv::types::NodeId;
 
@@ -87,7 +88,11 @@ impl Disk for NullDisk {
 fn open(id: u64, snapshot_log_bytes: u64) -> Node<NullDisk> {
     let config = NodeConfig {
         id: NodeId(id),
-        members: (0..NODES).map(NodeId).collect(),
+        first_members: Configuration::of_voters(
+            (0..NODES).map(|id| (NodeId(id), 0, format!("p{id}"), format!("c{id}"))),
+        ),
+        read_lease: false,
+        disk_patience: Duration::from_secs(2),
         cluster_id: 1,
         incarnation: id + 1,
         election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
@@ -178,6 +183,7 @@ impl Cluster {
             messages,
             answers,
             hellos,
+            members: _,
         } = self.nodes[from as usize].outputs();
         // The node keeps its room.
         let (mut mail, mut replies) = (Vec::new(), Vec::new());
@@ -207,7 +213,7 @@ impl Cluster {
                 connection: 1,
                 sequence: sequence as u64,
             };
-            self.call(0, |node, _| node.handle_client(caller, request));
+            self.call(0, |node, now| node.handle_client(now, caller, request));
         }
         for _ in 0..100 {
             self.now += Duration::from_micros(100);
@@ -292,7 +298,7 @@ fn with_snapshots_the_log_keeps_its_room_and_only_their_blocks_are_allocated() {
     for round in 0..1_000 {
         cluster.ask(updates(round));
     }
-    let taken = |cluster: &Cluster| cluster.nodes[0].status().snapshot_index;
+    let taken = |cluster: &Cluster| cluster.nodes[0].status(cluster.now).snapshot_index;
     let (before, mut allocated) = (taken(&cluster), 0);
     for round in 1_000..2_000 {
         allocated += cluster.ask(updates(round));

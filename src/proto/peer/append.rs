@@ -287,7 +287,7 @@ mod tests {
             to: NodeId(id),
             term: Term(2),
             call: 0,
-            learner: false,
+            lost_directory: false,
             body: Body::Append {
                 prev: EntryId::new(2, 7),
                 entries: entries.clone(),

@@ -35,7 +35,7 @@ fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
         id().prop_map(|last| Body::PreVote { last }),
         any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
-        id().prop_map(|last| Body::Vote { last }),
+        (id(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
         any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
         (id(), shape, 0u64..99).prop_map(|(prev, shape, commit)| {
             Body::Append {
@@ -53,12 +53,26 @@ fn body() -> impl Strategy<Value = Body> {
                 hint,
             }))
         }),
-        (0u64..99, any::<u64>()).prop_map(|(commit, round)| Body::Heartbeat {
-            last: Index(commit + 1),
-            commit: Index(commit),
-            round
+        (0u64..99, any::<u64>(), any::<bool>()).prop_map(|(commit, round, lease)| {
+            Body::Heartbeat {
+                last: Index(commit + 1),
+                commit: Index(commit),
+                round,
+                lease,
+            }
         }),
-        any::<u64>().prop_map(|round| Body::HeartbeatReply { round }),
+        (any::<u64>(), any::<u32>()).prop_map(|(round, us)| Body::HeartbeatReply {
+            round,
+            disk: Duration::from_micros(us.into()),
+        }),
+        any::<u64>().prop_map(|context| Body::ReadIndex { context }),
+        (any::<u64>(), proptest::option::of(0u64..1 << 40)).prop_map(|(context, index)| {
+            Body::ReadIndexReply {
+                context,
+                index: index.map(Index),
+            }
+        }),
+        Just(Body::TimeoutNow),
         (
             meta(),
             0u64..1 << 20,
@@ -108,11 +122,11 @@ fn through_the_wire(message: &Message) -> Result<Message, PeerError> {
 proptest! {
     #[test]
     fn every_message_arrives_as_it_was_sent(
-        body in body(), call in any::<u64>(), term in 1u64 << 41..1 << 50, learner in any::<bool>(),
+        body in body(), call in any::<u64>(), term in 1u64 << 41..1 << 50, lost in any::<bool>(),
     ) {
         let speaks = !body.is_request();
-        let learner = learner && speaks;
-        let message = Message { from: NodeId(3), to: NodeId(5), term: Term(term), call, learner, body };
+        let lost_directory = lost && speaks;
+        let message = Message { from: NodeId(3), to: NodeId(5), term: Term(term), call, lost_directory, body };
         let arrived = through_the_wire(&message);
         prop_assert_eq!(arrived, Ok(message));
     }
@@ -139,6 +153,7 @@ proptest! {
 #[test]
 fn a_message_in_the_name_of_another_node_does_not_count() {
     let body = Body::Vote {
+        transfer: false,
         last: EntryId::ZERO,
     };
     let message = Message {
@@ -146,7 +161,7 @@ fn a_message_in_the_name_of_another_node_does_not_count() {
         to: NodeId(5),
         term: Term(1),
         call: 0,
-        learner: false,
+        lost_directory: false,
         body,
     };
     let mut out = Buffer::default();

@@ -4,12 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::show;
 use crate::raft::{
-    Config, Log, Message, Raft, ReadOutcome, Ready, RoleName, SnapshotChunk, SnapshotMeta, Write,
-    check_log,
+    Config, Configuration, Log, Message, Raft, ReadId, ReadOutcome, Ready, RoleName, SnapshotChunk,
+    SnapshotMeta, Write, check_log,
 };
 use crate::time::Time;
 use crate::types::{Entry, EntryId, HardState, Index, NodeId, Term};
@@ -20,6 +18,8 @@ pub(super) struct Disk {
     pub(super) hard_state: HardState,
     /// The last entry that the snapshot file contains.
     pub(super) snapshot: EntryId,
+    /// The members that it names.
+    pub(super) members: Option<Configuration>,
     /// The log file begins behind this entry.
     pub(super) base: EntryId,
     pub(super) entries: Vec<Entry>,
@@ -102,8 +102,8 @@ impl Seen {
     }
 }
 
-/// A snapshot of one byte, in one piece.
-pub(super) fn whole_snapshot(last: EntryId) -> SnapshotChunk {
+/// A snapshot in one piece, of nothing but the members.
+pub(super) fn whole_snapshot(last: EntryId, members: &Configuration) -> SnapshotChunk {
     SnapshotChunk {
         snapshot: SnapshotMeta {
             last,
@@ -111,7 +111,7 @@ pub(super) fn whole_snapshot(last: EntryId) -> SnapshotChunk {
             total_bytes: 1,
         },
         offset: 0,
-        data: Bytes::from_static(b"s"),
+        data: members.encode(),
     }
 }
 
@@ -128,10 +128,19 @@ pub(super) struct Cluster {
     /// Each committed entry with the term in which it was first seen so.
     pub(super) committed: BTreeMap<Index, (Entry, Term)>,
     leaders: BTreeMap<Term, NodeId>,
+    /// What was committed when each read was asked for.
+    asked: BTreeMap<ReadId, Index>,
 }
 
 /// What a cluster starts from; see [`Cluster::new`].
+#[derive(Default)]
 pub(super) struct Start {
+    /// The ids of nodes that are not among the first members.
+    pub(super) spare: u64,
+    /// Who of the first members is preferred.
+    pub(super) preferred: Option<NodeId>,
+    /// Whether leaders read by a lease.
+    pub(super) lease: bool,
     pub(super) first: u64,
     pub(super) nodes: u64,
     pub(super) term: u64,
@@ -140,9 +149,11 @@ pub(super) struct Start {
 
 impl Cluster {
     pub(super) fn new(start: &Start) -> Cluster {
-        let members: Vec<NodeId> = (start.first..start.first + start.nodes)
-            .map(NodeId)
-            .collect();
+        let ids = start.first..start.first + start.nodes;
+        let members = Configuration::of_voters(ids.clone().map(|id| {
+            let priority = u8::from(start.preferred == Some(NodeId(id)));
+            (NodeId(id), priority, format!("p{id}"), format!("c{id}"))
+        }));
         let mut cluster = Cluster {
             now: Time::from_millis(1),
             autosync: true,
@@ -152,18 +163,23 @@ impl Cluster {
             out: Vec::new(),
             committed: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            asked: BTreeMap::new(),
         };
-        for id in &members {
+        for id in (ids.start..ids.end + start.spare).map(NodeId) {
             let config = Config {
-                id: *id,
-                members: members.clone(),
+                id,
+                configuration: members.clone(),
                 election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
                 heartbeat: Duration::from_millis(50),
                 seed: start.seed * 100 + id.0,
                 lost_directory: false,
+                read_lease: start.lease,
+                disk_patience: Duration::from_secs(2),
             };
             let mut disk = Disk::default();
-            disk.hard_state.term = Term(start.term);
+            if ids.contains(&id.0) {
+                disk.hard_state.term = Term(start.term);
+            }
             cluster.boot(config, disk);
         }
         cluster
@@ -184,7 +200,11 @@ impl Cluster {
     fn boot(&mut self, config: Config, mut disk: Disk) {
         let log = disk.recover();
         check_log(&log);
-        let raft = Raft::new(config.clone(), disk.hard_state, log, self.now);
+        let mut config_now = config.clone();
+        if let Some(members) = &disk.members {
+            config_now.configuration = members.clone();
+        }
+        let raft = Raft::new(config_now, disk.hard_state, log, self.now);
         let node = Node {
             seen: Seen::of(&raft),
             disk,
@@ -219,12 +239,27 @@ impl Cluster {
         self.boot(node.config, disk);
     }
 
+    /// The members that a node was told at its first start.
+    pub(super) fn first_members(&self, id: NodeId) -> &Configuration {
+        &self.nodes[&id].config.configuration
+    }
+
     /// Does something to a node that is up, and carries out what comes of it.
     pub(super) fn act<T>(&mut self, id: NodeId, f: impl FnOnce(&mut Raft, Time) -> T) -> Option<T> {
         let now = self.now;
         let result = f(self.node(id).raft.as_mut()?, now);
         self.carry_out(id);
         Some(result)
+    }
+
+    /// Asks for a read, of a leader or of anyone.
+    pub(super) fn read(&mut self, id: NodeId, read: ReadId, anywhere: bool) {
+        let committed = self.committed.keys().next_back().copied();
+        self.asked.insert(read, committed.unwrap_or_default());
+        self.act(id, |raft, _| match anywhere {
+            true => raft.read_anywhere(read),
+            false => raft.read(read),
+        });
     }
 
     pub(super) fn tick(&mut self, id: NodeId) {
@@ -261,7 +296,8 @@ impl Cluster {
             }
             self.deliver_at(0);
         }
-        panic!("messages without end");
+        let last = self.out.len().saturating_sub(30);
+        panic!("messages without end: {:#?}", &self.out[last..]);
     }
 
     /// Lets time pass on a perfect network.
@@ -305,6 +341,11 @@ impl Cluster {
             for read in reads {
                 self.out.push(match read {
                     ReadOutcome::Ready(read, index) => {
+                        let then = self.asked.get(&read).copied().unwrap_or_default();
+                        assert!(
+                            index >= then,
+                            "{id}: a stale read: {index} is before {then}"
+                        );
                         format!("{id} read r{} ready at {index}", read.0)
                     }
                     ReadOutcome::Lost(read) => format!("{id} read r{} lost", read.0),
@@ -321,7 +362,7 @@ impl Cluster {
             self.store(id, write, entries, last, messages, promises);
             let mut more = !chunks.is_empty();
             for (message, chunk) in chunks {
-                self.install(id, &message, chunk.snapshot);
+                self.install(id, &message, &chunk);
             }
             while self.autosync && self.sync_one(id) {
                 more = true;
@@ -426,11 +467,19 @@ impl Cluster {
     }
 
     /// Takes in a whole snapshot that came in one piece.
-    fn install(&mut self, id: NodeId, message: &Message, snapshot: SnapshotMeta) {
-        let node = self.node(id);
+    fn install(&mut self, id: NodeId, message: &Message, chunk: &SnapshotChunk) {
+        let now = self.now;
+        let (snapshot, node) = (chunk.snapshot, self.node(id));
+        // As `node` has it: a term is on disk before a snapshot of it is.
+        let of_term = |batch: &Batch| batch.write.hard_state.is_some();
+        if node.pending.iter().any(of_term) {
+            return;
+        }
         let raft = node.raft.as_mut().expect("it has just been heard");
-        if raft.install_snapshot(snapshot.last) {
+        let members = Configuration::decode(&chunk.data).expect("the members");
+        if raft.install_snapshot(now, snapshot.last, members.clone()) {
             node.disk.snapshot = snapshot.last;
+            node.disk.members = Some(members);
             self.out
                 .push(format!("{id} installs snapshot {}", snapshot.last));
         }
@@ -440,10 +489,13 @@ impl Cluster {
 
     /// Sends a node's snapshot to another, if it waits for one.
     pub(super) fn send_snapshot(&mut self, from: NodeId, to: NodeId) {
-        let last = self.nodes[&from].disk.snapshot;
-        self.act(from, |raft, _| {
-            raft.send_snapshot_chunk(to, whole_snapshot(last))
-        });
+        let node = &self.nodes[&from];
+        let members = node.disk.members.as_ref();
+        let chunk = whole_snapshot(
+            node.disk.snapshot,
+            members.unwrap_or(&node.config.configuration),
+        );
+        self.act(from, |raft, _| raft.send_snapshot_chunk(to, chunk));
     }
 
     /// Makes a snapshot of what is committed up to `upto`, and forgets the log before.
@@ -453,7 +505,10 @@ impl Cluster {
             return;
         }
         let term = raft.log().term_at(upto).expect("it is in the log");
-        self.node(id).disk.snapshot = EntryId { term, index: upto };
+        let members = raft.configuration_at(upto).clone();
+        let disk = &mut self.node(id).disk;
+        disk.snapshot = EntryId { term, index: upto };
+        disk.members = Some(members);
         self.act(id, |raft, _| raft.compact(upto));
     }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::raft::{Accepted, Body, Config, Log, Message, Raft, ReadId, ReadOutcome, RoleName};
+use crate::raft::{
+    Accepted, Body, Config, Configuration, Log, Message, Raft, ReadId, ReadOutcome, RoleName,
+};
 use crate::time::Time;
 use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
 
@@ -16,14 +18,21 @@ const ME: NodeId = NodeId(1);
 fn node(nodes: u64, state: HardState, log: &[EntryId], seed: u64) -> Raft {
     let config = Config {
         id: ME,
-        members: (1..=nodes).map(NodeId).collect(),
+        configuration: members(nodes),
         election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
         heartbeat: Duration::from_millis(50),
         seed,
         lost_directory: false,
+        read_lease: false,
+        disk_patience: Duration::from_secs(2),
     };
     let entries = log.iter().copied().map(entry).collect();
     Raft::new(config, state, Log::restore(EntryId::ZERO, entries), NOW)
+}
+
+fn members(nodes: u64) -> Configuration {
+    let member = |id| (NodeId(id), 0, format!("p{id}"), format!("c{id}"));
+    Configuration::of_voters((1..=nodes).map(member))
 }
 
 fn in_term(term: u64) -> HardState {
@@ -44,7 +53,7 @@ fn from(from: u64, term: u64, body: Body) -> Message {
         to: ME,
         term: Term(term),
         call: 0,
-        learner: false,
+        lost_directory: false,
         body,
     }
 }
@@ -125,7 +134,17 @@ fn a_vote_is_granted_exactly_to_a_log_at_least_as_up_to_date_and_once_a_term() {
                 let mut raft = node(3, state, own, 1);
                 let last = |log: &[EntryId]| log.last().copied().unwrap_or_default();
                 let (mine, its) = (last(own), last(theirs));
-                raft.step(NOW, from(2, 4, Body::Vote { last: its }));
+                raft.step(
+                    NOW,
+                    from(
+                        2,
+                        4,
+                        Body::Vote {
+                            last: its,
+                            transfer: false,
+                        },
+                    ),
+                );
                 let current = (its.term, its.index) >= (mine.term, mine.index);
                 let free = term < 4 || term == 4 && voted_for != Some(3);
                 let ready = raft.take_ready(NOW);
@@ -149,6 +168,7 @@ fn a_vote_is_granted_exactly_to_a_log_at_least_as_up_to_date_and_once_a_term() {
 fn requests_of_an_older_term_change_nothing_and_are_told_the_newer_one() {
     let first = EntryId::new(1, 1);
     let heartbeat = Body::Heartbeat {
+        lease: false,
         last: Index(9),
         commit: Index(1),
         round: 1,
@@ -156,7 +176,10 @@ fn requests_of_an_older_term_change_nothing_and_are_told_the_newer_one() {
     for body in [
         append(first, &[EntryId::new(1, 2)]),
         heartbeat,
-        Body::Vote { last: first },
+        Body::Vote {
+            last: first,
+            transfer: false,
+        },
     ] {
         let mut raft = node(3, in_term(5), &[first], 1);
         raft.step(NOW, from(2, 4, body));
@@ -178,13 +201,20 @@ fn only_promises_wait_for_the_disk() {
         from(2, 1, append(EntryId::ZERO, &[EntryId::new(1, 1)])),
     );
     let heartbeat = Body::Heartbeat {
+        lease: false,
         last: Index(9),
         commit: Index::ZERO,
         round: 3,
     };
     raft.step(NOW, from(2, 1, heartbeat));
     let ready = raft.take_ready(NOW);
-    assert_eq!(ready.messages[0].body, Body::HeartbeatReply { round: 3 });
+    assert_eq!(
+        ready.messages[0].body,
+        Body::HeartbeatReply {
+            round: 3,
+            disk: Duration::ZERO
+        }
+    );
     assert_eq!(ready.promises.len(), 1);
 }
 
@@ -227,7 +257,7 @@ fn a_snapshot_over_unwritten_entries_begins_the_log_file_anew() {
     let ids: Vec<EntryId> = (1..=4).map(|i| EntryId::new(1, i)).collect();
     let mut raft = node(3, in_term(1), &ids[..1], 1);
     raft.step(NOW, from(2, 1, append(ids[0], &ids[1..])));
-    assert!(raft.install_snapshot(ids[2]));
+    assert!(raft.install_snapshot(NOW, ids[2], members(3)));
     let write = raft.take_ready(NOW).write;
     assert_eq!((write.truncate_from, write.reset_to), (None, Some(ids[2])));
     assert_eq!(raft.unwritten(), [entry(ids[3])]);
@@ -264,7 +294,10 @@ fn nonsense_from_a_follower_is_ignored() {
     };
     for body in [
         Body::AppendReply(Ok(far)),
-        Body::HeartbeatReply { round: 99 },
+        Body::HeartbeatReply {
+            round: 99,
+            disk: Duration::ZERO,
+        },
         Body::VoteReply { granted: true },
         Body::PreVoteReply { granted: true },
     ] {

@@ -9,13 +9,15 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::cluster::{Cluster, Start};
-use crate::raft::ReadId;
+use super::show;
+use crate::raft::{Change, ReadId};
 use crate::types::{Index, NodeId, Payload};
 
+/// How many, unless `RAFTKV_RAFT_RUNS` says otherwise.
 const RUNS: u64 = 100;
 const STEPS: u64 = 6_000;
 /// What has to happen in random runs, or they prove nothing.
-const EFFECTS: [&str; 8] = [
+const EFFECTS: [&str; 13] = [
     "->leader",
     "leader->follower",
     "truncate=",
@@ -24,12 +26,18 @@ const EFFECTS: [&str; 8] = [
     "installs snapshot",
     "ready at",
     "lost",
+    "members",
+    "joining",
+    "leaving",
+    "timeout-now",
+    "read-index-reply index",
 ];
 
 #[test]
 fn random_faults_break_no_promise_and_end_in_a_cluster_that_agrees() {
     let mut happened = BTreeMap::new();
-    for seed in 0..RUNS {
+    let runs = std::env::var("RAFTKV_RAFT_RUNS").map_or(RUNS, |n| n.parse().expect("a number"));
+    for seed in 0..runs {
         let run = std::panic::AssertUnwindSafe(|| random_run(seed, &mut happened));
         if let Err(panic) = std::panic::catch_unwind(run) {
             eprintln!("seed {seed}");
@@ -38,7 +46,7 @@ fn random_faults_break_no_promise_and_end_in_a_cluster_that_agrees() {
     }
     for effect in EFFECTS {
         let count = happened.get(effect).copied().unwrap_or_default();
-        assert!(count >= RUNS / 4, "the runs do something: {happened:?}");
+        assert!(count >= runs / 4, "the runs do something: {happened:?}");
     }
 }
 
@@ -50,6 +58,9 @@ fn random_run(seed: u64, happened: &mut BTreeMap<&'static str, u64>) {
         nodes,
         term: seed % 2,
         seed,
+        spare: 2,
+        preferred: rng.random_bool(0.5).then_some(NodeId(0)),
+        lease: rng.random_bool(0.5),
     });
     cluster.autosync = rng.random_bool(0.2);
     let harsh = rng.random_range(0.0..1.0);
@@ -92,11 +103,21 @@ fn fault_or_progress(cluster: &mut Cluster, rng: &mut StdRng, harsh: f64, step: 
             let pending = cluster.pending(id);
             cluster.sync(id, rng.random_range(0..=pending));
         }),
-        76..86 => {
+        76..84 => {
             let payload = Payload::Command(Bytes::from(format!("s{step}")));
             cluster.act(leader, |raft, _| raft.propose(payload));
         }
-        86..88 => drop(cluster.act(leader, |raft, _| raft.read(ReadId(step)))),
+        84 => change(cluster, rng, leader),
+        85 if rng.random_bool(0.3) => match rng.random_range(0..3) {
+            0 => drop(cluster.act(leader, |raft, now| raft.transfer_leadership(now, other))),
+            1 => drop(cluster.act(id, |raft, _| raft.forget_leader())),
+            _ => {
+                let disk = Duration::from_millis(rng.random_range(0..3) * 1_500);
+                cluster.act(id, |raft, now| raft.note_disk(now, disk));
+            }
+        },
+        86 => cluster.read(leader, ReadId(step), false),
+        87 => cluster.read(id, ReadId(step), true),
         88..91 => ids.iter().for_each(|to| cluster.send_snapshot(leader, *to)),
         91..93 => {
             let upto = cluster.raft(leader).map_or(0, |raft| raft.commit_index().0);
@@ -128,6 +149,27 @@ fn fault_or_progress(cluster: &mut Cluster, rng: &mut StdRng, harsh: f64, step: 
         }
         _ => {}
     }
+}
+
+/// Asks a leader for some change of the members, sensible or not.
+fn change(cluster: &mut Cluster, rng: &mut StdRng, leader: NodeId) {
+    let ids = cluster.ids();
+    let changes: Vec<Change> = (0..rng.random_range(1..=3))
+        .map(|_| {
+            let id = ids[rng.random_range(0..ids.len())];
+            match rng.random_range(0..6) {
+                0 => Change::Remove(id),
+                1 => Change::Demote(id),
+                2 | 3 => Change::Promote(id),
+                _ => Change::AddLearner {
+                    id,
+                    peer: format!("p{}", id.0),
+                    client: format!("c{}", id.0),
+                },
+            }
+        })
+        .collect();
+    cluster.act(leader, |raft, now| raft.propose_change(now, &changes));
 }
 
 fn network(cluster: &mut Cluster, rng: &mut StdRng, harsh: f64) {
@@ -164,6 +206,7 @@ fn heal(cluster: &mut Cluster) {
             cluster.restart(id, false);
         }
         cluster.sync(id, usize::MAX);
+        cluster.act(id, |raft, now| raft.note_disk(now, Duration::ZERO));
     }
     for _ in 0..40 {
         cluster.run(Duration::from_millis(250));
@@ -178,15 +221,27 @@ fn heal(cluster: &mut Cluster) {
         .into_iter()
         .filter(|id| leads(cluster, *id))
         .collect();
-    assert_eq!(leaders.len(), 1, "one leader after healing");
+    let state = |id: &NodeId| {
+        let raft = cluster.raft(*id).expect("it is up");
+        let members = show::configuration(raft.configuration());
+        format!("{id} {} t{} {members}", raft.role().as_str(), raft.term())
+    };
+    let states: Vec<String> = cluster.ids().iter().map(state).collect();
+    assert_eq!(leaders.len(), 1, "one leader after healing: {states:#?}");
     let payload = Payload::Command(Bytes::from_static(b"last"));
     let id = cluster
         .act(leaders[0], |raft, _| raft.propose(payload))
         .expect("it is up")
         .expect("it leads");
-    cluster.act(leaders[0], |raft, _| raft.read(ReadId(u64::MAX)));
+    cluster.read(leaders[0], ReadId(u64::MAX), false);
     cluster.run(Duration::from_millis(500));
-    for node in cluster.ids() {
+    let leader = cluster.raft(leaders[0]).expect("it is up");
+    assert!(
+        !leader.change_is_pending(),
+        "no change of the members is left undone"
+    );
+    let members: Vec<NodeId> = leader.configuration().members().map(|(id, _)| id).collect();
+    for node in members {
         let raft = cluster.raft(node).expect("it is up");
         assert_eq!(raft.commit_index(), id.index, "{node} has caught up");
     }

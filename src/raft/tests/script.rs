@@ -6,7 +6,7 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `cluster nodes=3 [first=1] [term=1] [seed=1]` | begins; term 0 is a brand-new cluster |
+//! | `cluster nodes=3 [first=1] [spare=1] [preferred=n1] [lease=1] [term=1] [seed=1]` | begins; term 0 is a brand-new cluster; spare nodes are no members |
 //! | `restore n2 log=[1@1 2@1] [term=2] [vote=n1]` | a node with that disk |
 //! | `autosync on\|off` | whether writes are durable at once |
 //! | `sync n1 [count]` | writes reach the disk |
@@ -16,13 +16,15 @@
 //! | `elect n1 [votes=n2,n3]` | times out, hears only these voters, all disks in time |
 //! | `deliver/drop/duplicate/reverse [n1->n2] [n1->*] [kind] [first\|last]` | messages on their way |
 //! | `settle` | delivers until nothing is on its way |
-//! | `propose n1 x [count=3] [size=100]`, `read n1 1 2 3` | clients |
+//! | `propose n1 x [count=3] [size=100]`, `read n1 1 2 3`, `read-anywhere n2 4` | clients |
+//! | `change n1 add:n4 promote:n4 demote:n2 remove:n3`, `transfer n1->n2` | operators |
+//! | `forget n2`, `disk n1 3000ms` | what a node learns of its leader's connection, of its disk |
 //! | `crash n1`, `restart n1 [lost]`, `allow n1` | with the loss of what is not synced; of all |
 //! | `compact n1 5`, `snapshot n1->n2`, `give-up n1->n2` | snapshots |
 //! | `unreachable n1->n2`, `lost n1->n2` | what a node learns of a peer |
 //! | `isolate n1`, `partition n1,n2`, `heal` | links; messages on their way arrive still |
-//! | `inject n2->n1 t5 vote\|prevote\|heartbeat\|append\|snapshot [last=1@1]` | a message of nobody's making |
-//! | `status [n1]`, `log [n1]`, `progress n1`, `pool` | looks |
+//! | `inject n2->n1 t5 vote\|prevote\|heartbeat\|append\|snapshot\|timeout-now [last=1@1]` | a message of nobody's making |
+//! | `status [n1]`, `members [n1]`, `log [n1]`, `progress n1`, `pool` | looks |
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,7 +34,7 @@ use bytes::Bytes;
 
 use super::cluster::{Cluster, Disk, Start, whole_snapshot};
 use super::show;
-use crate::raft::{Body, Message, ReadId};
+use crate::raft::{Body, Change, Message, ReadId};
 use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
 
 /// Runs a script and returns it with the effects as they are.
@@ -196,6 +198,9 @@ impl Runner {
             self.cluster = Some(Cluster::new(&Start {
                 first: args.number("first", 1),
                 nodes: args.number("nodes", 3),
+                spare: args.number("spare", 0),
+                preferred: args.named.get("preferred").map(|id| node(id)),
+                lease: args.number("lease", 0) == 1,
                 term: args.number("term", 1),
                 seed: args.number("seed", 1),
             }));
@@ -205,6 +210,7 @@ impl Runner {
         if !(messages(cluster, name, &args)
             || faults(cluster, name, &args)
             || clients_and_time(cluster, name, &args)
+            || operators(cluster, name, &args)
             || looks(cluster, name, &args))
         {
             panic!("unknown command: {line}");
@@ -267,13 +273,18 @@ fn inject(cluster: &mut Cluster, args: &Args) {
     let (from, to) = args.link();
     let last = args.entry_id("last");
     let body = match args.plain[2].as_str() {
-        "vote" => Body::Vote { last },
+        "vote" => Body::Vote {
+            last,
+            transfer: false,
+        },
         "prevote" => Body::PreVote { last },
         "heartbeat" => Body::Heartbeat {
             last: Index::ZERO,
             commit: Index(args.number("commit", 0)),
             round: 1,
+            lease: false,
         },
+        "timeout-now" => Body::TimeoutNow,
         "append" => Body::Append {
             prev: args.entry_id("prev"),
             entries: args
@@ -284,7 +295,7 @@ fn inject(cluster: &mut Cluster, args: &Args) {
                 .collect(),
             commit: Index(args.number("commit", 0)),
         },
-        "snapshot" => Body::Snapshot(whole_snapshot(last)),
+        "snapshot" => Body::Snapshot(whole_snapshot(last, cluster.first_members(to))),
         other => panic!("cannot inject: {other}"),
     };
     let term = args.plain[1].strip_prefix('t').and_then(|t| t.parse().ok());
@@ -293,7 +304,7 @@ fn inject(cluster: &mut Cluster, args: &Args) {
         to,
         term: Term(term.expect("a term")),
         call: 0,
-        learner: false,
+        lost_directory: false,
         body,
     });
 }
@@ -408,9 +419,56 @@ fn clients_and_time(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
                 reads.into_iter().for_each(|read| raft.read(ReadId(read)));
             });
         }
+        "read-anywhere" => {
+            let read = ReadId(args.plain[1].parse().expect("a number"));
+            cluster.read(args.node(0), read, true);
+        }
         _ => return false,
     }
     true
+}
+
+fn operators(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
+    match name {
+        "change" => {
+            let id = args.node(0);
+            let changes: Vec<Change> = args.plain[1..].iter().map(|word| change(word)).collect();
+            let outcome = cluster.act(id, |raft, now| raft.propose_change(now, &changes));
+            if let Some(Err(error)) = outcome {
+                cluster.out.push(format!("{id} refuses: {error}"));
+            }
+        }
+        "transfer" => {
+            let (id, to) = args.link();
+            let outcome = cluster.act(id, |raft, now| raft.transfer_leadership(now, to));
+            if let Some(Err(error)) = outcome {
+                cluster.out.push(format!("{id} refuses: {error}"));
+            }
+        }
+        "forget" => drop(cluster.act(args.node(0), |raft, _| raft.forget_leader())),
+        "disk" => {
+            let disk = args.duration(1).expect("a time");
+            cluster.act(args.node(0), |raft, now| raft.note_disk(now, disk));
+        }
+        _ => return false,
+    }
+    true
+}
+
+fn change(word: &str) -> Change {
+    let (kind, id) = word.split_once(':').expect("add:n4");
+    let id = node(id);
+    match kind {
+        "add" => Change::AddLearner {
+            id,
+            peer: format!("p{}", id.0),
+            client: format!("c{}", id.0),
+        },
+        "promote" => Change::Promote(id),
+        "demote" => Change::Demote(id),
+        "remove" => Change::Remove(id),
+        other => panic!("not a change: {other}"),
+    }
 }
 
 /// An election that only `votes` take part in; what else it sends gets lost.
@@ -447,7 +505,7 @@ fn looks(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
             let lines = cluster.pool.iter().map(show::message);
             cluster.out.extend(lines);
         }
-        "status" | "log" | "progress" => {
+        "status" | "members" | "log" | "progress" => {
             for id in ids {
                 let line = match (cluster.raft(id), name) {
                     (None, _) => format!("{id} is down"),
@@ -456,6 +514,10 @@ fn looks(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
                         let list = show::entries(log.slice(log.first_index(), log.last().index));
                         let stable = log.stable();
                         format!("{id} base={} {list} stable={stable}", log.base())
+                    }
+                    (Some(raft), "members") => {
+                        let (at, members) = (raft.configuration_index(), raft.configuration());
+                        format!("{id} since {at}: {}", show::configuration(members))
                     }
                     (Some(raft), "status") => format!(
                         "{id} t{} {} leader={} last={} commit={}",

@@ -1,17 +1,30 @@
 //! How the scripts write what they see.
 
-use crate::raft::{Accepted, Body, Message, Rejected, RoleName, Write};
+use crate::raft::{Accepted, Body, Configuration, Message, Rejected, RoleName, Standing, Write};
 use crate::types::{Entry, NodeId, Payload, Term};
 
 pub(super) fn entry(entry: &Entry) -> String {
     let content = match &entry.payload {
         Payload::Noop => "noop".to_owned(),
-        Payload::Command(bytes) | Payload::Config(bytes) if bytes.len() <= 16 => {
-            String::from_utf8_lossy(bytes).into_owned()
+        Payload::Command(bytes) if bytes.len() <= 16 => String::from_utf8_lossy(bytes).into_owned(),
+        Payload::Config(bytes) => {
+            configuration(&Configuration::decode(bytes).expect("a configuration"))
         }
         payload => format!("<{} bytes>", payload.bytes().len()),
     };
     format!("{} {content}", entry.id)
+}
+
+/// The voters; then who else is a member, and as what.
+pub(super) fn configuration(configuration: &Configuration) -> String {
+    let mut text = "members".to_owned();
+    for (id, member) in configuration.members() {
+        text += &match member.standing {
+            Standing::Voter => format!(" {id}"),
+            standing => format!(" {id}:{}", standing.as_str()),
+        };
+    }
+    text
 }
 
 pub(super) fn entries(entries: &[Entry]) -> String {
@@ -36,6 +49,9 @@ pub(super) fn kind(body: &Body) -> &'static str {
         Body::AppendReply(_) => "append-reply",
         Body::Heartbeat { .. } => "heartbeat",
         Body::HeartbeatReply { .. } => "heartbeat-reply",
+        Body::ReadIndex { .. } => "read-index",
+        Body::ReadIndexReply { .. } => "read-index-reply",
+        Body::TimeoutNow => "timeout-now",
         Body::Snapshot(_) => "snapshot",
         Body::SnapshotReply { .. } => "snapshot-reply",
     }
@@ -47,7 +63,10 @@ fn yes(granted: bool) -> &'static str {
 
 pub(super) fn message(message: &Message) -> String {
     let body = match &message.body {
-        Body::PreVote { last } | Body::Vote { last } => format!("last={last}"),
+        Body::PreVote { last } => format!("last={last}"),
+        Body::Vote { last, transfer } => {
+            format!("last={last}{}", if *transfer { " transfer" } else { "" })
+        }
         Body::PreVoteReply { granted } | Body::VoteReply { granted } => yes(*granted).to_owned(),
         Body::Append {
             prev,
@@ -58,8 +77,26 @@ pub(super) fn message(message: &Message) -> String {
         Body::AppendReply(Err(Rejected { rejected, hint })) => {
             format!("rejected={rejected} hint={hint}")
         }
-        Body::Heartbeat { commit, round, .. } => format!("commit={commit} round={round}"),
-        Body::HeartbeatReply { round } => format!("round={round}"),
+        Body::Heartbeat {
+            commit,
+            round,
+            lease,
+            ..
+        } => {
+            let lease = if *lease { " lease" } else { "" };
+            format!("commit={commit} round={round}{lease}")
+        }
+        Body::HeartbeatReply { round, disk } if disk.is_zero() => format!("round={round}"),
+        Body::HeartbeatReply { round, disk } => {
+            format!("round={round} disk={}ms", disk.as_millis())
+        }
+        // Contexts begin at a random number; a script tells them apart by what comes of them.
+        Body::ReadIndex { .. } => String::new(),
+        Body::ReadIndexReply { index, .. } => match index {
+            Some(index) => format!("index={index}"),
+            None => "lost".to_owned(),
+        },
+        Body::TimeoutNow => String::new(),
         Body::Snapshot(chunk) => format!("last={} offset={}", chunk.snapshot.last, chunk.offset),
         Body::SnapshotReply {
             snapshot,
@@ -72,7 +109,8 @@ pub(super) fn message(message: &Message) -> String {
         ),
     };
     let Message { from, to, term, .. } = message;
-    format!("{from}->{to} t{term} {} {body}", kind(&message.body))
+    let line = format!("{from}->{to} t{term} {} {body}", kind(&message.body));
+    line.trim_end().to_owned()
 }
 
 pub(super) fn write(write: &Write, list: &[Entry]) -> String {

@@ -1,0 +1,321 @@
+//! What operators do: change the members, hand leadership over. A goal is pursued until
+//! it is reached or its time is over: each step looks at what the leader says, and asks
+//! for what is missing. So it may be begun anew after whatever went wrong.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use prost::Message as _;
+
+use crate::client::connection::{Connection, describe};
+use crate::client::status_of;
+use crate::mem::Buffer;
+use crate::net::envelope::encode_call;
+use crate::pb::member_change::Kind;
+use crate::pb::operator_response::Outcome;
+use crate::pb::{
+    ChangeMembersRequest, MemberChange, MemberStatus, OperatorResponse, StatusResponse,
+    TransferLeadershipRequest,
+};
+
+/// How long one look at the nodes takes at most: one that does not answer is not the leader.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long to wait before the next step.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A learner that lacks no more than this may be promoted; the leader judges.
+const NEARLY: u64 = 1_024;
+
+/// What an operator wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// A node is a member: a voter, or a learner if `learner`.
+    Add {
+        /// Which.
+        id: u64,
+        /// Where it listens for peers.
+        peer: SocketAddr,
+        /// Where it listens for clients.
+        client: SocketAddr,
+        /// Whether it stays without a vote.
+        learner: bool,
+    },
+    /// A learner is a voter.
+    Promote(u64),
+    /// A voter is a learner.
+    Demote(u64),
+    /// A node is no member.
+    Remove(u64),
+    /// A node takes the place of another.
+    Replace {
+        /// Who goes.
+        old: u64,
+        /// Who comes.
+        id: u64,
+        /// Where it listens for peers.
+        peer: SocketAddr,
+        /// Where it listens for clients.
+        client: SocketAddr,
+    },
+    /// A node leads.
+    Lead(u64),
+}
+
+/// Why a goal was not reached.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OperatorError {
+    /// The cluster says no. Final.
+    #[error("{0}")]
+    Refused(String),
+    /// The time is over. What was begun may still come about; to ask for it again does no
+    /// harm.
+    #[error("timed out: {0}")]
+    Timeout(String),
+}
+
+/// Pursues `goal` in the cluster that the nodes at `addrs` belong to. `progress` is told
+/// what is being waited for.
+///
+/// # Errors
+/// See [`OperatorError`].
+pub fn pursue(
+    addrs: &[SocketAddr],
+    goal: &Goal,
+    timeout: Duration,
+    mut progress: impl FnMut(&str),
+) -> Result<(), OperatorError> {
+    let deadline = Instant::now() + timeout;
+    let mut pursuit = Pursuit {
+        known: addrs.to_vec(),
+        deadline,
+        begun: false,
+    };
+    loop {
+        let waiting_for = match pursuit.step(goal)? {
+            Step::Reached => return Ok(()),
+            Step::Waits(what) => what,
+        };
+        progress(&waiting_for);
+        if Instant::now() + PAUSE >= deadline {
+            return Err(OperatorError::Timeout(waiting_for));
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+enum Step {
+    Reached,
+    /// For this.
+    Waits(String),
+}
+
+struct Pursuit {
+    /// Client addresses of nodes.
+    known: Vec<SocketAddr>,
+    deadline: Instant,
+    /// Whether something was asked for already: then what looks like nothing to do is the
+    /// success of it.
+    begun: bool,
+}
+
+impl Pursuit {
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// The leader, and where it listens: of those who say that they lead, the one of the
+    /// latest term.
+    fn leader(&mut self) -> Option<(SocketAddr, StatusResponse)> {
+        let said = status_of(&self.known, LOOK.min(self.left()));
+        let said = said
+            .into_iter()
+            .filter_map(|node| Some((node.addr, node.status.ok()?)));
+        let said: Vec<(SocketAddr, StatusResponse)> = said.collect();
+        for member in said.iter().flat_map(|(_, said)| &said.members) {
+            if let Ok(addr) = member.client.parse()
+                && !self.known.contains(&addr)
+            {
+                self.known.push(addr);
+            }
+        }
+        let leaders = said.into_iter().filter(|(_, said)| said.role == "leader");
+        leaders.max_by_key(|(_, said)| said.term)
+    }
+
+    fn step(&mut self, goal: &Goal) -> Result<Step, OperatorError> {
+        let Some((addr, leader)) = self.leader() else {
+            return Ok(Step::Waits("no leader is known".to_owned()));
+        };
+        if let Goal::Lead(id) = goal {
+            return self.step_to_lead(addr, &leader, *id);
+        }
+        if leader.members_index > leader.commit_index
+            || leader.members.iter().any(|m| !is_settled(m))
+        {
+            return Ok(Step::Waits(
+                "a change of the members is under way".to_owned(),
+            ));
+        }
+        let changes = match self.missing(&leader, goal)? {
+            Missing::Nothing => return Ok(Step::Reached),
+            Missing::CatchUp(what) => return Ok(Step::Waits(what)),
+            Missing::Changes(changes) => changes,
+        };
+        let request = ChangeMembersRequest { changes };
+        self.ask(addr, "ChangeMembers", &request)
+    }
+
+    /// What lacks to the goal in a cluster whose members are settled.
+    fn missing(&self, leader: &StatusResponse, goal: &Goal) -> Result<Missing, OperatorError> {
+        let member = |id: u64| leader.members.iter().find(|member| member.id == id);
+        let votes = |id: u64| member(id).is_some_and(|m| m.standing == "voter");
+        let refused = |reason: String| Err(OperatorError::Refused(reason));
+        let unknown = |id: u64| refused(format!("n{id} is not a member"));
+        let one = |kind, id| Ok(Missing::Changes(vec![change(kind, id)]));
+        match *goal {
+            Goal::Add {
+                id,
+                peer,
+                client,
+                learner,
+            } => match member(id) {
+                None => Ok(add(id, peer, client)),
+                Some(known) if !lives_at(known, peer, client) => refused(format!(
+                    "n{id} is a member already, at {} and {}",
+                    known.peer, known.client
+                )),
+                Some(_) if learner || votes(id) => Ok(Missing::Nothing),
+                Some(_) => Ok(promote(leader, id, None)),
+            },
+            Goal::Promote(id) if member(id).is_none() => unknown(id),
+            Goal::Promote(id) if votes(id) => Ok(Missing::Nothing),
+            Goal::Promote(id) => Ok(promote(leader, id, None)),
+            Goal::Demote(id) if member(id).is_none() => unknown(id),
+            Goal::Demote(id) if !votes(id) => Ok(Missing::Nothing),
+            Goal::Demote(id) => one(Kind::Demote, id),
+            Goal::Remove(id) if member(id).is_some() => one(Kind::Remove, id),
+            Goal::Remove(id) if !self.begun => unknown(id),
+            Goal::Remove(_) => Ok(Missing::Nothing),
+            Goal::Replace {
+                old,
+                id,
+                peer,
+                client,
+            } => match (member(old), member(id)) {
+                (None, Some(known)) if lives_at(known, peer, client) && votes(id) => {
+                    Ok(Missing::Nothing)
+                }
+                (None, _) => unknown(old),
+                (_, None) => Ok(add(id, peer, client)),
+                (_, Some(known)) if !lives_at(known, peer, client) => refused(format!(
+                    "n{id} is a member already, at {} and {}",
+                    known.peer, known.client
+                )),
+                _ if votes(id) => one(Kind::Remove, old),
+                _ => Ok(promote(leader, id, Some(old))),
+            },
+            Goal::Lead(_) => unreachable!("not a change of the members"),
+        }
+    }
+
+    fn step_to_lead(
+        &mut self,
+        addr: SocketAddr,
+        leader: &StatusResponse,
+        id: u64,
+    ) -> Result<Step, OperatorError> {
+        if leader.id == id {
+            return Ok(Step::Reached);
+        }
+        self.ask(
+            addr,
+            "TransferLeadership",
+            &TransferLeadershipRequest { to: id },
+        )
+    }
+
+    /// Asks the leader. Whatever becomes of it but a refusal, the next look at the members
+    /// tells.
+    fn ask(
+        &mut self,
+        addr: SocketAddr,
+        method: &str,
+        request: &impl prost::Message,
+    ) -> Result<Step, OperatorError> {
+        const SEQUENCE_ID: u64 = 1;
+        self.begun = true;
+        let mut frame = Buffer::default();
+        encode_call(&mut frame, "OperatorService", method, SEQUENCE_ID, request);
+        let reply = Connection::open(addr, self.deadline)
+            .map_err(|error| describe(&error))
+            .and_then(|mut connection| {
+                let exchanged = connection.exchange(&frame, SEQUENCE_ID, self.deadline);
+                exchanged.map_err(|failure| failure.reason)
+            });
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(reason) => return Ok(Step::Waits(format!("{addr}: {reason}"))),
+        };
+        let Ok(response) = OperatorResponse::decode(reply.payload) else {
+            return Ok(Step::Waits(format!("{addr}: an undecodable answer")));
+        };
+        match Outcome::try_from(response.outcome) {
+            Ok(Outcome::Refused) => Err(OperatorError::Refused(response.reason)),
+            Ok(Outcome::Redirect) => Ok(Step::Waits(format!("the leader is {}", response.address))),
+            Ok(Outcome::Done) => Ok(Step::Waits("the next step".to_owned())),
+            _ => Ok(Step::Waits(response.reason)),
+        }
+    }
+}
+
+enum Missing {
+    Nothing,
+    /// This has to be waited for.
+    CatchUp(String),
+    Changes(Vec<MemberChange>),
+}
+
+fn is_settled(member: &MemberStatus) -> bool {
+    matches!(member.standing.as_str(), "voter" | "learner")
+}
+
+fn lives_at(member: &MemberStatus, peer: SocketAddr, client: SocketAddr) -> bool {
+    member.peer.parse() == Ok(peer) && member.client.parse() == Ok(client)
+}
+
+fn change(kind: Kind, id: u64) -> MemberChange {
+    MemberChange {
+        kind: kind.into(),
+        id,
+        ..MemberChange::default()
+    }
+}
+
+fn add(id: u64, peer: SocketAddr, client: SocketAddr) -> Missing {
+    Missing::Changes(vec![MemberChange {
+        peer: peer.to_string(),
+        client: client.to_string(),
+        ..change(Kind::AddLearner, id)
+    }])
+}
+
+/// Gives a learner its vote, in the place of `old` if it takes one, once it has caught up.
+fn promote(leader: &StatusResponse, id: u64, old: Option<u64>) -> Missing {
+    let peer = leader.peers.iter().find(|peer| peer.id == id);
+    let matched = peer.map_or(0, |peer| peer.match_index);
+    let behind = leader.last_index.saturating_sub(matched);
+    if behind > NEARLY || peer.is_none_or(|peer| peer.state != "replicate") {
+        let how = match peer {
+            Some(peer) if !peer.connected => "not connected",
+            Some(peer) if peer.state == "snapshot" => "receives a snapshot",
+            _ => "catches up",
+        };
+        return Missing::CatchUp(format!(
+            "n{id} has {matched} of {} entries ({how})",
+            leader.last_index
+        ));
+    }
+    let mut changes = vec![change(Kind::Promote, id)];
+    changes.extend(old.map(|old| change(Kind::Remove, old)));
+    Missing::Changes(changes)
+}

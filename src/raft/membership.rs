@@ -1,0 +1,267 @@
+//! How a change of the members comes about: the configurations in the log, and what a
+//! leader does with them (paper §6, thesis chapter 4).
+
+use std::collections::VecDeque;
+
+use log::info;
+
+use crate::limits;
+use crate::raft::configuration::{Change, ChangeError, Configuration};
+use crate::raft::core::{Raft, Role, Transition};
+use crate::raft::log::Log;
+use crate::raft::progress::{Progress, State};
+use crate::raft::quorum::Quorum;
+use crate::time::Time;
+use crate::types::{Entry, EntryId, Index, NodeId, Payload};
+
+/// A learner that lacks no more entries than this has caught up: it is promoted without
+/// the cluster having to wait for it.
+const CAUGHT_UP_ENTRIES: u64 = 1_024;
+
+/// The configurations that the log holds, and the one that it begins with.
+#[derive(Debug)]
+pub(super) struct Membership {
+    /// Each with the index of its entry, in the order of the log. The first is committed;
+    /// the last counts.
+    list: VecDeque<(Index, Configuration)>,
+    /// Of the last.
+    quorum: Quorum,
+    /// How often the configuration that counts has changed.
+    version: u64,
+    /// A leader may have something to do once the last is committed.
+    pub(super) unsettled: bool,
+}
+
+impl Membership {
+    /// What a log holds that begins with `first`.
+    pub(super) fn restore(log: &Log, first: Configuration) -> Membership {
+        let mut membership = Membership {
+            quorum: first.quorum(),
+            version: 0,
+            unsettled: true,
+            list: VecDeque::from([(log.base().index, first)]),
+        };
+        for entry in log.slice(log.first_index(), log.last().index) {
+            membership.appended(entry);
+        }
+        membership
+    }
+
+    /// The one that counts.
+    pub(super) fn current(&self) -> &Configuration {
+        &self.last().1
+    }
+
+    /// Where it stands in the log.
+    pub(super) fn index(&self) -> Index {
+        self.last().0
+    }
+
+    fn last(&self) -> &(Index, Configuration) {
+        self.list.back().expect("there is always one")
+    }
+
+    /// Changes with each change of [`Membership::current`].
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Who decides.
+    pub(super) fn quorum(&self) -> &Quorum {
+        &self.quorum
+    }
+
+    /// The one that counted at `index`.
+    pub(super) fn at(&self, index: Index) -> &Configuration {
+        let before = self.list.iter().rev().find(|(at, _)| *at <= index);
+        &before.or(self.list.front()).expect("there is always one").1
+    }
+
+    /// An entry was appended; returns whether that changes the configuration.
+    pub(super) fn appended(&mut self, entry: &Entry) -> bool {
+        let Payload::Config(bytes) = &entry.payload else {
+            return false;
+        };
+        let configuration =
+            Configuration::decode(bytes).expect("configurations are checked where they come in");
+        self.list.push_back((entry.id.index, configuration));
+        self.changed();
+        true
+    }
+
+    /// Entries from `from` on are gone; returns whether that changes the configuration.
+    pub(super) fn truncated(&mut self, from: Index) -> bool {
+        let before = self.list.len();
+        while self.list.len() > 1 && self.index() >= from {
+            self.list.pop_back();
+        }
+        let fewer = self.list.len() < before;
+        if fewer {
+            self.changed();
+        }
+        fewer
+    }
+
+    fn changed(&mut self) {
+        self.quorum = self.current().quorum();
+        self.version += 1;
+        self.unsettled = true;
+    }
+
+    /// The log was replaced by a snapshot up to `last` with this configuration.
+    pub(super) fn reset(&mut self, last: Index, configuration: Configuration) {
+        self.list = VecDeque::from([(last, configuration)]);
+        self.changed();
+    }
+
+    /// Entries up to and with `upto` are compacted: of those before it the last
+    /// configuration is kept.
+    pub(super) fn compact(&mut self, upto: Index) {
+        while self.list.get(1).is_some_and(|(at, _)| *at <= upto) {
+            self.list.pop_front();
+        }
+    }
+
+    /// The place of `id` among the voters, in the order in which they should lead.
+    pub(super) fn rank_of(&self, id: NodeId) -> usize {
+        let key = |id: NodeId| {
+            let priority = self.current().get(id).map_or(0, |member| member.priority);
+            (u8::MAX - priority, id)
+        };
+        let own = key(id);
+        let voters = self.quorum.voters();
+        if !voters.contains(&id) {
+            return voters.len();
+        }
+        voters.iter().filter(|voter| key(**voter) < own).count()
+    }
+
+    /// Whether `id` is among the voters of the highest priority; `None` if all have the
+    /// same.
+    pub(super) fn is_preferred(&self, id: NodeId) -> Option<bool> {
+        let priority = |id: &NodeId| self.current().get(*id).map_or(0, |member| member.priority);
+        let voters = self.quorum.voters();
+        let highest = voters.iter().map(priority).max().unwrap_or(0);
+        if voters.iter().all(|voter| priority(voter) == highest) {
+            return None;
+        }
+        Some(priority(&id) == highest)
+    }
+}
+
+impl Raft {
+    /// Begins a change of the members, if this node leads. It is done when
+    /// [`Raft::configuration`] is not joint and its index is committed; the leader goes on
+    /// by itself from a joint configuration to the one behind it. The returned name is
+    /// that of the first entry.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]; nothing was appended then.
+    pub fn propose_change(
+        &mut self,
+        now: Time,
+        changes: &[Change],
+    ) -> Result<EntryId, ChangeError> {
+        let Role::Leader(leader) = &self.role else {
+            return Err(ChangeError::NotLeader);
+        };
+        // Before the first commit of its own term a leader may not know of a change that
+        // an earlier one has committed (Ongaro, raft-dev 2015-07-10).
+        if leader.transfer.is_some() || self.commit_index < leader.term_start {
+            return Err(ChangeError::Busy);
+        }
+        if self.membership.index() > self.commit_index {
+            return Err(ChangeError::InProgress);
+        }
+        let next = self.membership.current().changed(changes)?;
+        let last = self.log.last().index;
+        for change in changes {
+            if let Change::Promote(id) = change {
+                let progress = leader.followers.get(id);
+                let matched = progress.map_or(Index::ZERO, |p| p.match_index);
+                let behind = last.0.saturating_sub(matched.0);
+                let replicates = progress.is_some_and(|p| p.counts && p.state == State::Replicate);
+                if !replicates || behind > CAUGHT_UP_ENTRIES {
+                    return Err(ChangeError::NotCaughtUp { id: *id, behind });
+                }
+            }
+        }
+        if leader.uncommitted_bytes > limits::UNCOMMITTED_BYTES_MAX {
+            return Err(ChangeError::Busy);
+        }
+        info!(target: "Raft", "change members: changes={changes:?} joint={}", next.is_joint());
+        Ok(self.append_configuration(now, &next))
+    }
+
+    /// Whether a change of the members has begun and is not done.
+    #[must_use]
+    pub fn change_is_pending(&self) -> bool {
+        self.membership.index() > self.commit_index || self.membership.current().is_joint()
+    }
+
+    fn append_configuration(&mut self, now: Time, next: &Configuration) -> EntryId {
+        let id = self.append_own(Payload::Config(next.encode()));
+        self.configuration_changed(now);
+        id
+    }
+
+    /// The latest configuration in the log is another one than before.
+    pub(super) fn configuration_changed(&mut self, now: Time) {
+        let next = self.log.last().index.next();
+        let own = self.config.id;
+        if let Role::Leader(leader) = &mut self.role {
+            for (id, _) in self.membership.current().members() {
+                if id != own {
+                    // Who is not known yet is asked where it stands.
+                    let new = || Progress::new(now, next);
+                    leader.followers.entry(id).or_insert_with(new);
+                }
+            }
+            leader.list_followers();
+            // Those who granted it may not be a majority any more.
+            leader.reads.void_lease();
+        } else if !self.may_campaign() {
+            self.election_deadline = Time::NEVER;
+            if !matches!(self.role, Role::Follower) {
+                let follow = Transition::Follower(self.hard_state.term, self.leader);
+                self.transition(now, follow);
+            }
+        } else if self.election_deadline == Time::NEVER {
+            self.reset_election_timer(now);
+        }
+    }
+
+    /// The leader's next step when a configuration is committed: from a joint one to the
+    /// one behind it, and away from who is a member no more, itself perhaps among them
+    /// (thesis §4.2.2).
+    pub(super) fn advance_change(&mut self, now: Time) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let committed = self.commit_index >= self.membership.index();
+        if !committed || self.commit_index < leader.term_start {
+            return;
+        }
+        let configuration = self.membership.current();
+        if configuration.is_joint() {
+            let next = configuration.left_joint();
+            info!(target: "Raft", "leave the joint configuration");
+            self.append_configuration(now, &next);
+            return;
+        }
+        if leader.followers.len()
+            > configuration.len() - usize::from(configuration.contains(self.config.id))
+        {
+            leader.followers.retain(|id, _| configuration.contains(*id));
+            leader.list_followers();
+        }
+        self.membership.unsettled = false;
+        if !self.membership.quorum().contains(self.config.id) {
+            info!(target: "Raft", "no voter any more, step down: term={}", self.hard_state.term);
+            if let Some(to) = self.best_successor(now) {
+                self.send_timeout_now(to);
+            }
+            self.transition(now, Transition::Follower(self.hard_state.term, None));
+        }
+    }
+}

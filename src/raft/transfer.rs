@@ -1,0 +1,186 @@
+//! Handing leadership over (thesis §3.10), and giving it up for a disk that hangs.
+
+use std::time::Duration;
+
+use log::{info, warn};
+
+use crate::raft::core::{Raft, Role, Transition};
+use crate::raft::message::Body;
+use crate::raft::progress::State;
+use crate::time::Time;
+use crate::types::NodeId;
+
+/// Why leadership is not handed over. Nothing was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// This node does not lead.
+    #[error("not the leader")]
+    NotLeader,
+    /// It could not lead.
+    #[error("{0} is not a voter")]
+    NotVoter(NodeId),
+    /// It has not answered for an election time-out.
+    #[error("{0} does not answer")]
+    NotReached(NodeId),
+    /// One at a time, and not during a change of the members.
+    #[error("a transfer or a change of the members is under way, try again when it is done")]
+    InProgress,
+}
+
+/// A hand-over that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Transfer {
+    to: NodeId,
+    /// When the leader goes on leading.
+    deadline: Time,
+    /// Whether the successor has been told to campaign.
+    told: bool,
+}
+
+impl Raft {
+    /// Hands leadership to `to`: takes no proposals any more, brings its log up to date,
+    /// commits what is under way, and lets it campaign at once. Given up after the longest
+    /// election time-out; [`Raft::transferee`] says how it stands.
+    ///
+    /// # Errors
+    /// See [`TransferError`].
+    pub fn transfer_leadership(&mut self, now: Time, to: NodeId) -> Result<(), TransferError> {
+        let Role::Leader(leader) = &mut self.role else {
+            return Err(TransferError::NotLeader);
+        };
+        if to == self.config.id {
+            return Ok(());
+        }
+        if !self.membership.quorum().voters().contains(&to) {
+            return Err(TransferError::NotVoter(to));
+        }
+        let (patience, timeout) = self.config.election_timeout;
+        match leader.followers.get(&to) {
+            Some(progress) if progress.counts && progress.heard + patience >= now => {}
+            _ => return Err(TransferError::NotReached(to)),
+        }
+        if leader.transfer.is_some() || self.membership.current().is_joint() {
+            return Err(TransferError::InProgress);
+        }
+        info!(target: "Raft", "hand leadership over: to={to} term={}", self.hard_state.term);
+        leader.transfer = Some(Transfer {
+            to,
+            deadline: now + timeout,
+            told: false,
+        });
+        Ok(())
+    }
+
+    /// To whom this node is handing its leadership. `None` while it still leads: it has
+    /// been given up.
+    #[must_use]
+    pub fn transferee(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Leader(leader) => leader.transfer.map(|transfer| transfer.to),
+            _ => None,
+        }
+    }
+
+    /// The voter that could take over best: the one of the highest priority among those
+    /// that are heard of and whose logs are longest.
+    #[must_use]
+    pub fn best_successor(&self, now: Time) -> Option<NodeId> {
+        let Role::Leader(leader) = &self.role else {
+            return None;
+        };
+        let (patience, _) = self.config.election_timeout;
+        let voters = self.membership.quorum().voters().iter();
+        voters
+            .filter_map(|id| {
+                let progress = leader.followers.get(id)?;
+                let fit = progress.counts
+                    && progress.state == State::Replicate
+                    && progress.heard + patience >= now
+                    && progress.disk < self.config.disk_patience;
+                let rank = std::cmp::Reverse(self.membership.rank_of(*id));
+                // All who have what is committed are as good as each other.
+                let reached = progress.match_index.min(self.commit_index);
+                fit.then_some((reached, rank, *id))
+            })
+            .max()
+            .map(|(_, _, id)| id)
+    }
+
+    /// Takes the next step of a hand-over.
+    pub(super) fn advance_transfer(&mut self, now: Time) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let Some(transfer) = &mut leader.transfer else {
+            return;
+        };
+        if now >= transfer.deadline {
+            warn!(target: "Raft", "leadership was not taken over in time, go on: to={}", transfer.to);
+            leader.transfer = None;
+            return;
+        }
+        let last = self.log.last().index;
+        let matched = leader.followers.get(&transfer.to).map(|p| p.match_index);
+        // What is under way is committed first, so that nobody has to be told that the
+        // outcome of a write is unknown.
+        if !transfer.told && matched == Some(last) && self.commit_index == last {
+            transfer.told = true;
+            let to = transfer.to;
+            self.send_timeout_now(to);
+        }
+    }
+
+    pub(super) fn send_timeout_now(&mut self, to: NodeId) {
+        if let Role::Leader(leader) = &mut self.role {
+            // From here on another leader may come up at any time, at the latest when this
+            // message arrives: so for the rest of the term.
+            leader.lease_void = true;
+        }
+        self.send(to, Body::TimeoutNow);
+    }
+
+    /// The leader wants this node to take over.
+    pub(super) fn handle_timeout_now(&mut self, now: Time, from: NodeId) {
+        if !matches!(self.role, Role::Follower)
+            || self.leader.is_some_and(|leader| leader != from)
+            || !self.may_campaign()
+            || self.disk_is_stalled()
+        {
+            return;
+        }
+        self.transition(now, Transition::Candidate { transfer: true });
+    }
+
+    /// Forgets who leads, for whoever campaigns next: to be called when it is likely that
+    /// the leader is gone, because its connection broke. Should it still be there, its
+    /// next message tells. A promise that was given to its lease stands.
+    pub fn forget_leader(&mut self) {
+        if matches!(self.role, Role::Follower) && self.leader.is_some() {
+            info!(target: "Raft", "forget the leader: term={}", self.hard_state.term);
+            self.lose_follower_reads();
+            self.leader = None;
+        }
+    }
+
+    /// How slow the disk is at the moment: how long the last sync took, or how long the
+    /// oldest write that is not synced has been waiting, whatever is more. Followers tell
+    /// their leader; a leader whose disk makes no progress stands down, and nobody
+    /// campaigns with one.
+    pub fn note_disk(&mut self, now: Time, disk: Duration) {
+        // In the unit in which others are told of it.
+        self.disk = Duration::from_micros(u64::try_from(disk.as_micros()).unwrap_or(u64::MAX));
+        let voters = self.membership.quorum().voters().len();
+        if self.is_leader() && self.disk_is_stalled() && voters > 1 {
+            warn!(target: "Raft", "the disk makes no progress, step down: term={} for_ms={}", self.hard_state.term, disk.as_millis());
+            if let Some(to) = self.best_successor(now) {
+                self.send_timeout_now(to);
+            }
+            self.transition(now, Transition::Follower(self.hard_state.term, None));
+        }
+    }
+
+    /// Whether the disk has made no progress for too long.
+    pub(super) fn disk_is_stalled(&self) -> bool {
+        self.disk >= self.config.disk_patience
+    }
+}

@@ -40,6 +40,21 @@ struct Said {
     data_bytes: Option<u64>,
     sessions: Option<u64>,
     syncs: Option<u64>,
+    /// How long the last write took to become durable, or how long one that is not has been
+    /// waiting.
+    disk_us: Option<u64>,
+    /// How late timers were at most in the last ten to twenty seconds.
+    tick_late_max_us: Option<u64>,
+    /// How often a timer was more than 75 ms late since the start.
+    late_ticks: Option<u64>,
+    /// How long the last answer to a heartbeat of the leader took.
+    round_trip_us: Option<u64>,
+    /// For how long the leader has not heard of it.
+    silent_ms: Option<u64>,
+    /// `voter`, `learner`, …; absent if it is no member.
+    standing: Option<String>,
+    /// To whom it hands its leadership.
+    transferee: Option<u64>,
     snapshots_taken: Option<u64>,
     snapshots_installed: Option<u64>,
     uptime_ms: Option<u64>,
@@ -57,6 +72,9 @@ struct Peer {
     match_index: u64,
     next_index: u64,
     state: String,
+    silent_ms: u64,
+    round_trip_us: u64,
+    disk_us: u64,
 }
 
 impl Row {
@@ -69,9 +87,15 @@ impl Row {
 pub fn rows(asked: Vec<NodeStatus>, members: &[Member]) -> Vec<Row> {
     let answers = asked.iter().filter_map(|node| node.status.as_ref().ok());
     let commit_index = answers.map(|said| said.commit_index).max().unwrap_or(0);
+    let leader = asked
+        .iter()
+        .filter_map(|node| node.status.as_ref().ok())
+        .filter(|said| said.role == "leader")
+        .max_by_key(|said| said.term)
+        .cloned();
     let row = |node: NodeStatus| {
         let member = members.iter().find(|member| member.client == node.addr);
-        let (id, said, error) = match node.status {
+        let (id, mut said, error) = match node.status {
             Ok(said) => (Some(said.id), Said::new(said, commit_index), None),
             Err(error) => (
                 member.map(|member| member.id.0),
@@ -79,6 +103,9 @@ pub fn rows(asked: Vec<NodeStatus>, members: &[Member]) -> Vec<Row> {
                 Some(error),
             ),
         };
+        if let (Some(id), Some(leader)) = (id, &leader) {
+            said.add_view_of(leader, id);
+        }
         Row {
             id,
             addr: node.addr,
@@ -108,6 +135,13 @@ impl Said {
             data_bytes: Some(said.data_bytes),
             sessions: Some(said.sessions),
             syncs: Some(said.syncs),
+            disk_us: Some(said.disk_us),
+            tick_late_max_us: Some(said.tick_late_max_us),
+            late_ticks: Some(said.late_ticks),
+            round_trip_us: None,
+            silent_ms: None,
+            standing: None,
+            transferee: u64::try_from(said.transferee).ok(),
             snapshots_taken: Some(said.snapshots_taken),
             snapshots_installed: Some(said.snapshots_installed),
             uptime_ms: Some(said.uptime_ms),
@@ -116,6 +150,59 @@ impl Said {
             peers: said.peers.into_iter().map(Peer::new).collect(),
         }
     }
+
+    /// What the leader knows of node `id`.
+    fn add_view_of(&mut self, leader: &StatusResponse, id: u64) {
+        if let Some(peer) = leader.peers.iter().find(|peer| peer.id == id) {
+            self.round_trip_us = Some(peer.round_trip_us);
+            self.silent_ms = Some(peer.silent_ms);
+        }
+        let member = leader.members.iter().find(|member| member.id == id);
+        self.standing = member.map(|member| member.standing.clone());
+    }
+}
+
+/// From here on something is worth a line of its own.
+const SLOW_DISK_US: u64 = 50_000;
+const LATE_US: u64 = 75_000;
+const SLOW_ANSWER_US: u64 = 75_000;
+const SILENT_MS: u64 = 300;
+const LAG: u64 = 10_000;
+
+/// What is wrong with whom, in words; nothing where all is well.
+fn complaints(row: &Row) -> Vec<String> {
+    let said = &row.said;
+    let ms = |us: u64| us / 1000;
+    let over = |value: Option<u64>, limit| value.filter(|value| *value >= limit);
+    let mut found = Vec::new();
+    if let Some(us) = over(said.disk_us, SLOW_DISK_US) {
+        found.push(format!(
+            "slow disk, a write takes {} ms to be durable",
+            ms(us)
+        ));
+    }
+    if let Some(us) = over(said.tick_late_max_us, LATE_US) {
+        let times = said.late_ticks.unwrap_or(0);
+        found.push(format!(
+            "late timers, by up to {} ms lately ({times} times since the start): the machine is busy or was away",
+            ms(us)
+        ));
+    }
+    if let Some(us) = over(said.round_trip_us, SLOW_ANSWER_US) {
+        found.push(format!(
+            "slow network, it answers the leader after {} ms",
+            ms(us)
+        ));
+    }
+    if let Some(ms) = over(said.silent_ms, SILENT_MS) {
+        found.push(format!(
+            "silent, the leader has not heard of it for {ms} ms"
+        ));
+    }
+    if let Some(lag) = over(said.lag, LAG) {
+        found.push(format!("behind, by {lag} entries"));
+    }
+    found
 }
 
 impl Peer {
@@ -126,6 +213,9 @@ impl Peer {
             match_index: peer.match_index,
             next_index: peer.next_index,
             state: peer.state,
+            silent_ms: peer.silent_ms,
+            round_trip_us: peer.round_trip_us,
+            disk_us: peer.disk_us,
         }
     }
 }
@@ -137,7 +227,7 @@ pub fn json(rows: &[Row]) -> String {
 
 /// One line a node under a line of headings.
 pub fn table(rows: &[Row]) -> String {
-    const HEADINGS: [&str; 13] = [
+    const HEADINGS: [&str; 16] = [
         "ID",
         "ADDR",
         "ROLE",
@@ -150,6 +240,9 @@ pub fn table(rows: &[Row]) -> String {
         "LAG",
         "LOG BYTES",
         "KEYS",
+        "SYNC",
+        "LATE",
+        "RTT",
         "UP",
     ];
     let mut lines = vec![HEADINGS.map(String::from).to_vec()];
@@ -184,7 +277,23 @@ pub fn table(rows: &[Row]) -> String {
             }
         }
     }
+    for row in rows {
+        for complaint in complaints(row) {
+            let _ = write!(text, "\nnode {}: {complaint}", cell(row.id));
+        }
+    }
     text
+}
+
+/// A time in milliseconds, as precise as is of use.
+fn millis(us: Option<u64>) -> String {
+    us.map_or_else(
+        || cell(None::<u64>),
+        |us| match us {
+            0..10_000 => format!("{}.{:02}ms", us / 1000, us % 1000 / 10),
+            _ => format!("{}ms", us / 1000),
+        },
+    )
 }
 
 fn cells(row: &Row) -> Vec<String> {
@@ -202,6 +311,9 @@ fn cells(row: &Row) -> Vec<String> {
         cell(said.lag),
         cell(said.log_bytes),
         cell(said.keys),
+        millis(said.disk_us),
+        millis(said.tick_late_max_us),
+        millis(said.round_trip_us),
         said.uptime_ms
             .map_or_else(|| cell(None::<u64>), |ms| format!("{}s", ms / 1000)),
     ]

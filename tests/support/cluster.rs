@@ -51,6 +51,8 @@ pub struct TestCluster {
     clients: Vec<SocketAddr>,
     peers: Vec<SocketAddr>,
     arguments: Vec<String>,
+    /// How many of the nodes are first members; the others join later.
+    first: usize,
     /// Put before the program: a tracer, say. `{node}` stands for the node's number.
     wrapper: Vec<String>,
     directory: TempDir,
@@ -61,12 +63,18 @@ pub struct TestCluster {
 impl TestCluster {
     /// A cluster of so many nodes, none of them started, with these arguments for each.
     pub fn prepare(nodes: usize, arguments: &[&str]) -> TestCluster {
+        TestCluster::prepare_with_spares(nodes, 0, arguments)
+    }
+
+    /// As [`TestCluster::prepare`], with so many nodes more that are no members at first.
+    pub fn prepare_with_spares(first: usize, spares: usize, arguments: &[&str]) -> TestCluster {
+        let nodes = first + spares;
         let alone = alone();
         let ports = Ports::reserve(2 * nodes);
         let (peers, clients) = ports.addresses().split_at(nodes);
         let directory = TempDir::new().expect("a directory for the cluster");
         let mut members = String::new();
-        for (id, (peer, client)) in peers.iter().zip(clients).enumerate() {
+        for (id, (peer, client)) in peers.iter().zip(clients).enumerate().take(first) {
             writeln!(
                 members,
                 "[[node]]\nid = {id}\npeer = \"{peer}\"\nclient = \"{client}\"\n"
@@ -79,6 +87,7 @@ impl TestCluster {
             clients: clients.to_vec(),
             peers: peers.to_vec(),
             arguments: arguments.iter().map(ToString::to_string).collect(),
+            first,
             wrapper: Vec::new(),
             directory,
             _ports: ports,
@@ -164,9 +173,19 @@ impl TestCluster {
             .arg("--data-dir")
             .arg(self.data_dir())
             .args(&self.arguments)
+            .args(self.join(node))
             .current_dir(self.directory.path())
             .stdin(Stdio::null());
         command
+    }
+
+    /// What a node is told that is not a first member.
+    fn join(&self, node: usize) -> Vec<String> {
+        if node < self.first {
+            return Vec::new();
+        }
+        let addresses = format!("{},{}", self.peers[node], self.clients[node]);
+        vec!["--join".to_owned(), addresses]
     }
 
     /// Starts a node that is down. What it prints is appended to what it printed before.

@@ -17,6 +17,7 @@
 //! | L0 | [`types`], [`time`], [`limits`] |
 
 pub mod limits;
+mod mutation;
 pub mod time;
 pub mod types;
 

@@ -15,6 +15,7 @@ use super::command::{ClientId, Identity};
 use super::implicit::{ImplicitHash, ImplicitSessions};
 use super::outcome::Outcome;
 use crate::limits;
+use crate::mutation::mutated;
 
 pub(super) use super::implicit::ImplicitRecord;
 
@@ -176,7 +177,9 @@ impl Sessions {
             Identity::None => {}
             Identity::Implicit { client, sequence } => {
                 let hash = self.implicit.hash(client, sequence);
-                if let Some(record) = self.implicit.find(hash, client, sequence) {
+                if let Some(record) = self.implicit.find(hash, client, sequence)
+                    && !mutated!(AppliedTwice)
+                {
                     return Admission::Answer(known_outcome(record.code()));
                 }
                 admitted.hash = Some(hash);

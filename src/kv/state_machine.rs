@@ -16,6 +16,7 @@ use super::snapshot::{
     CONFIGURATION_BYTES_MAX, SnapshotStep, encode_entry, encode_explicit, encode_implicit,
 };
 use super::walk::Walk;
+use crate::mutation::mutated;
 use crate::types::{EntryId, Payload};
 
 /// How much a store may hold, as [`charge_bytes`] counts.
@@ -288,7 +289,11 @@ impl StateMachine {
     pub fn begin_snapshot(&mut self, configuration: Bytes, image_bytes_max: usize) {
         assert!(self.walk.is_none(), "one snapshot is taken at a time");
         assert!(configuration.len() <= CONFIGURATION_BYTES_MAX);
-        let sessions = self.sessions.image();
+        let sessions = if mutated!(SnapshotWithoutSessions) {
+            Sessions::new(self.sessions.limits()).image()
+        } else {
+            self.sessions.image()
+        };
         self.walk = Some(Walk::new(
             self.applied,
             configuration,

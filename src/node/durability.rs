@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::disk::Disk;
+use crate::mutation::mutated;
 use crate::node::core::Node;
 use crate::raft::{Body, Message, Raft, Ready, Write};
 use crate::time::Time;
@@ -195,10 +196,20 @@ impl<D: Disk> Node<D> {
             .ledger
             .write(now, &mut self.disk, write, &mut self.raft);
         for message in messages.drain(..) {
+            let term = if mutated!(TermNotAwaited) {
+                self.ledger.wal.durable()
+            } else {
+                self.ledger.term
+            };
             self.ledger
-                .send_after(self.ledger.term, message, &mut self.out.messages);
+                .send_after(term, message, &mut self.out.messages);
         }
         for message in promises.drain(..) {
+            let written = if mutated!(ReplyBeforeSync) {
+                self.ledger.wal.durable()
+            } else {
+                written
+            };
             self.ledger
                 .send_after(written, message, &mut self.out.messages);
         }

@@ -9,6 +9,7 @@ use log::{info, warn};
 
 use crate::disk::{Disk, FileId};
 use crate::kv::{SnapshotStep, StateMachine};
+use crate::mutation::mutated;
 use crate::node::core::Node;
 use crate::raft::SnapshotMeta;
 use crate::types::{EntryId, Index};
@@ -159,7 +160,11 @@ impl<D: Disk> Node<D> {
     fn begin_snapshot(&mut self) {
         let last = self.machine.applied();
         info!(target: "Raft", "snapshot begins: last={last} keys={}", self.machine.len());
-        let configuration = self.raft.configuration_at(last.index);
+        let configuration = if mutated!(SnapshotWithoutConfiguration) {
+            &self.config.first_members
+        } else {
+            self.raft.configuration_at(last.index)
+        };
         self.machine
             .begin_snapshot(configuration.encode(), IMAGE_BYTES_MAX);
         self.disk.create_file(FileId::SnapshotDraft(last));

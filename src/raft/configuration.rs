@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::limits;
+use crate::mutation::mutated;
 use crate::raft::quorum::Quorum;
 use crate::types::NodeId;
 
@@ -68,6 +69,7 @@ impl Standing {
 
     fn votes_in_new(self) -> bool {
         matches!(self, Standing::Voter | Standing::Joining)
+            || mutated!(LearnerCounts) && self == Standing::Learner
     }
 
     fn votes_in_old(self) -> bool {
@@ -264,7 +266,7 @@ impl Configuration {
             let voters = self.members.iter().filter(|(_, m)| votes(m.standing));
             voters.map(|(id, _)| *id).collect()
         };
-        let old = if self.is_joint() {
+        let old = if self.is_joint() && !mutated!(JointAsSimple) {
             voters(Standing::votes_in_old)
         } else {
             Vec::new()

@@ -6,6 +6,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::limits;
+use crate::mutation::mutated;
 use crate::raft::configuration::Configuration;
 use crate::raft::follower_read::FollowerReads;
 use crate::raft::leader::Leader;
@@ -140,7 +141,7 @@ impl Raft {
         );
         let rng = StdRng::seed_from_u64(config.seed);
         let mut raft = Raft {
-            may_vote: !config.lost_directory,
+            may_vote: !config.lost_directory || mutated!(ForgetfulVoter),
             membership: Membership::restore(&log, config.configuration.clone()),
             // A promise of an earlier life may still be relied on.
             lease_promise: if config.read_lease {
@@ -433,7 +434,11 @@ impl Raft {
         self.flush_follower_reads(now);
         if self.hard_state != self.written_state {
             self.written_state = self.hard_state;
-            self.out.write.hard_state = Some(self.hard_state);
+            let mut state = self.hard_state;
+            if mutated!(VoteNotPersisted) {
+                state.voted_for = None;
+            }
+            self.out.write.hard_state = Some(state);
         }
         std::mem::take(&mut self.out)
     }

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use log::{debug, info};
 
+use crate::mutation::mutated;
 use crate::raft::core::{Raft, Role, Transition};
 use crate::raft::leader::Leader;
 use crate::raft::message::{Body, Message};
 use crate::raft::quorum::{Tally, Verdict};
 use crate::time::Time;
-use crate::types::{EntryId, NodeId, Payload, Term};
+use crate::types::{EntryId, Index, NodeId, Payload, Term};
 
 /// How often the first node asks for votes while nothing has ever happened.
 pub(super) const FIRST_LEADER_RETRY: Duration = Duration::from_millis(100);
@@ -125,7 +126,11 @@ impl Raft {
         info!(target: "Raft", "lead: term={} last={}", self.hard_state.term, self.log.last());
         // Older entries are committed with the first entry of this term, never by
         // counting them (§5.4.2): so there has to be one at once (§8).
-        let term_start = self.append_own(Payload::Noop).index;
+        let term_start = if mutated!(NoNoop) {
+            Index::ZERO
+        } else {
+            self.append_own(Payload::Noop).index
+        };
         let uncommitted = self
             .log
             .slice(self.commit_index.next(), self.log.last().index)
@@ -155,7 +160,7 @@ impl Raft {
     pub(super) fn handle_pre_vote(&mut self, now: Time, message: &Message, last: EntryId) {
         let granted = self.may_vote
             && message.term > self.hard_state.term
-            && last >= self.log.last()
+            && (last >= self.log.last() || mutated!(VoteForShorterLog))
             && !self.leader_is_alive(now)
             && (!self.is_pristine()
                 || last != EntryId::ZERO
@@ -194,11 +199,12 @@ impl Raft {
     ) {
         let free = match self.hard_state.voted_for {
             None => self.leader.is_none(),
-            Some(candidate) => candidate == message.from,
+            Some(candidate) => candidate == message.from || mutated!(SecondVote),
         };
         // "At least as up to date" (§5.4.1): EntryId compares the term first.
         let promised = !transfer && now < self.lease_promise;
-        let granted = self.may_vote && free && !promised && last >= self.log.last();
+        let up_to_date = last >= self.log.last() || mutated!(VoteForShorterLog);
+        let granted = self.may_vote && free && !promised && up_to_date;
         if granted {
             debug!(target: "Raft", "approve to vote: term={} candidate={}", self.hard_state.term, message.from.0);
             self.hard_state.voted_for = Some(message.from);

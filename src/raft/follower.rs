@@ -2,6 +2,7 @@
 
 use log::{error, info};
 
+use crate::mutation::mutated;
 use crate::raft::configuration::Configuration;
 use crate::raft::core::{Raft, Role, Transition};
 use crate::raft::message::{Accepted, Body, Message, Rejected, SnapshotMeta};
@@ -93,12 +94,15 @@ impl Raft {
         let match_index = entries.last().map_or(prev, |entry| entry.id.index);
         let known = entries
             .iter()
-            .take_while(|entry| self.log.contains(entry.id))
+            .take_while(|entry| self.log.contains(entry.id) && !mutated!(MatchingTailDropped))
             .count();
         let mut new = entries.into_iter().skip(known).peekable();
         if let Some(first) = new.peek()
             && first.id.index <= self.log.last().index
         {
+            if mutated!(StaleTailKept) {
+                return self.promise_match(message, match_index);
+            }
             self.truncate(now, first.id.index);
         }
         let mut changed = false;
@@ -131,7 +135,10 @@ impl Raft {
 
     /// Promises that the logs are equal up to `match_index`. An earlier promise to the
     /// same leader that has not left yet is contained in this one.
-    fn promise_match(&mut self, message: &Message, match_index: Index) {
+    fn promise_match(&mut self, message: &Message, mut match_index: Index) {
+        if mutated!(ReplyClaimsLogEnd) {
+            match_index = self.log.last().index;
+        }
         let reply = self.answer(message, Body::AppendReply(Ok(Accepted { match_index })));
         if let Some(Message {
             to,
@@ -161,7 +168,7 @@ impl Raft {
         // The leader sends no more than what this log is known to match; a log that
         // was lost since then has less.
         self.advance_commit(commit.min(self.log.last().index));
-        if lease {
+        if lease && !mutated!(LeaseNotHonoured) {
             self.lease_promise = now + self.config.election_timeout.0;
         }
         self.reply(message, self.heartbeat_reply(round));

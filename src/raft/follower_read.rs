@@ -8,6 +8,7 @@
 
 use std::mem;
 
+use crate::mutation::mutated;
 use crate::raft::core::{Raft, Role};
 use crate::raft::message::{Body, Message};
 use crate::raft::read::{ReadId, ReadOutcome, Reader};
@@ -133,7 +134,8 @@ impl Raft {
         index: Option<Index>,
     ) {
         let reads = &mut self.follower_reads;
-        if reads.asked.is_empty() || context != reads.context || self.leader != Some(from) {
+        let current = context == reads.context || mutated!(ReusedFollowerContext);
+        if reads.asked.is_empty() || !current || self.leader != Some(from) {
             return;
         }
         reads.deadline = Time::NEVER;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use log::{error, warn};
 
 use crate::limits;
+use crate::mutation::mutated;
 use crate::raft::core::{Raft, Role, Transition, request};
 use crate::raft::entries::Sent;
 use crate::raft::message::{Accepted, Body, Rejected, SnapshotChunk, SnapshotMeta};
@@ -189,7 +190,11 @@ impl Raft {
             return;
         };
         let round = leader.reached(who, leader.reads.sent(), |progress| progress.round);
-        leader.reads.confirm(round);
+        leader.reads.confirm(if mutated!(ReadWithoutQuorum) {
+            leader.reads.sent()
+        } else {
+            round
+        });
         while let Role::Leader(leader) = &mut self.role
             && let Some((reader, index)) = leader.reads.pop_confirmed()
         {
@@ -376,9 +381,13 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        let own = self.log.stable(); // Ours counts once it is on disk, not before.
+        let mut own = self.log.stable(); // Ours counts once it is on disk, not before.
+        if mutated!(VolatileLeaderIndex) {
+            own = self.log.last().index;
+        }
         let index = Index(leader.reached(who, own.0, |progress| progress.match_index.0));
-        if index <= self.commit_index || self.log.term_at(index) != Some(self.hard_state.term) {
+        let of_this_term = self.log.term_at(index) == Some(self.hard_state.term);
+        if index <= self.commit_index || !(of_this_term || mutated!(OldTermByCounting)) {
             return;
         }
         let committed = self.log.slice(self.commit_index.next(), index).iter();

@@ -14,6 +14,7 @@
 
 use std::collections::VecDeque;
 
+use crate::mutation::mutated;
 use crate::time::Time;
 use crate::types::{Index, NodeId};
 
@@ -79,7 +80,7 @@ impl Reads {
         self.waiting.push_back(Waiting {
             reader,
             index: commit,
-            round: self.sent + 1,
+            round: self.sent + u64::from(!mutated!(ReusedReadContext)),
         });
     }
 

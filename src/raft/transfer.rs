@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use log::{info, warn};
 
+use crate::mutation::mutated;
 use crate::raft::core::{Raft, Role, Transition};
 use crate::raft::message::Body;
 use crate::raft::progress::State;
@@ -134,7 +135,7 @@ impl Raft {
         if let Role::Leader(leader) = &mut self.role {
             // From here on another leader may come up at any time, at the latest when this
             // message arrives: so for the rest of the term.
-            leader.lease_void = true;
+            leader.lease_void = !mutated!(LeaseAfterTransfer);
         }
         self.send(to, Body::TimeoutNow);
     }

@@ -40,6 +40,8 @@ pub struct Client {
     pub uuid: String,
     /// The last sequence id in use.
     pub sequence: u64,
+    /// How often it has turned to another node: it must not go round between some of them.
+    turns: u64,
 }
 
 impl Client {
@@ -51,6 +53,7 @@ impl Client {
             connection: None,
             uuid: new_uuid(),
             sequence: 0,
+            turns: 0,
         }
     }
 
@@ -121,13 +124,13 @@ impl Client {
                         ErrorCode::OutcomeUnknown => may_have_effect = true,
                         other => panic!("an answer without a meaning: {other:?} {reason}"),
                     }
-                    self.try_another(sequence);
+                    self.try_another();
                 }
                 Ok(answer) => return Ended::Answered(answer),
                 Err(Lost { sent, error }) => {
                     last = error.to_string();
                     may_have_effect |= sent;
-                    self.try_another(sequence);
+                    self.try_another();
                 }
             }
         }
@@ -156,10 +159,11 @@ impl Client {
         answer.map_err(|error| Lost { sent: true, error })
     }
 
-    fn try_another(&mut self, salt: u64) {
+    fn try_another(&mut self) {
         self.connection = None;
+        self.turns += 1;
         let here = self.nodes.iter().position(|n| *n == self.target);
-        let mut random = Random(salt ^ self.target.port() as u64);
+        let mut random = Random(self.turns ^ self.target.port() as u64);
         let step = 1 + random.below(self.nodes.len().max(2) as u64 - 1) as usize;
         self.target = self.nodes[(here.unwrap_or(0) + step) % self.nodes.len()];
         std::thread::sleep(PAUSE_AFTER_REFUSAL);

@@ -1,0 +1,119 @@
+//! Known bugs that tests can switch on, to show that they would be found. Only unit tests of
+//! this crate have them: anywhere else `mutated!` is `false`, and the compiler drops what
+//! hangs on it. `src/sim/mutations.rs` runs the simulator with each.
+
+/// Whether this bug is switched on.
+#[cfg(not(test))]
+macro_rules! mutated {
+    ($name:ident) => {
+        false
+    };
+}
+#[cfg(test)]
+macro_rules! mutated {
+    ($name:ident) => {
+        $crate::mutation::is_active($crate::mutation::Mutation::$name)
+    };
+}
+pub(crate) use mutated;
+
+#[cfg(test)]
+pub(crate) use self::switch::{Mutation, is_active, with};
+
+#[cfg(test)]
+mod switch {
+    use std::cell::Cell;
+
+    /// A bug that somebody has had.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Mutation {
+        /// A vote is given and forgotten by a crash.
+        VoteNotPersisted,
+        /// Messages of a new term leave before that is on disk.
+        TermNotAwaited,
+        /// A node votes again in the same term.
+        SecondVote,
+        /// A vote is given to a log that lacks entries.
+        VoteForShorterLog,
+        /// A follower confirms the end of its log, not what the request proved.
+        ReplyClaimsLogEnd,
+        /// A follower confirms entries before they are on its disk.
+        ReplyBeforeSync,
+        /// Entries of an old term are committed by counting.
+        OldTermByCounting,
+        /// A leader counts itself by what is not on its disk yet.
+        VolatileLeaderIndex,
+        /// A leader begins without an entry of its own.
+        NoNoop,
+        /// Reads are answered without asking anyone.
+        ReadWithoutQuorum,
+        /// A round confirms reads that came in after it was sent.
+        ReusedReadContext,
+        /// A follower takes any answer of its leader for the one to its question.
+        ReusedFollowerContext,
+        /// A lease is kept while leadership is handed over.
+        LeaseAfterTransfer,
+        /// Followers vote though they have promised not to.
+        LeaseNotHonoured,
+        /// Snapshots lack the session table.
+        SnapshotWithoutSessions,
+        /// Snapshots name the first members, whatever has changed.
+        SnapshotWithoutConfiguration,
+        /// In a joint configuration the new voters decide alone.
+        JointAsSimple,
+        /// Learners count as voters.
+        LearnerCounts,
+        /// A late AppendEntries drops entries that match.
+        MatchingTailDropped,
+        /// A conflicting tail stays, and is confirmed.
+        StaleTailKept,
+        /// A repeated write is applied again.
+        AppliedTwice,
+        /// Who has lost its directory votes at once.
+        ForgetfulVoter,
+    }
+
+    impl Mutation {
+        /// All of them.
+        pub(crate) const ALL: [Mutation; 22] = [
+            Mutation::VoteNotPersisted,
+            Mutation::TermNotAwaited,
+            Mutation::SecondVote,
+            Mutation::VoteForShorterLog,
+            Mutation::ReplyClaimsLogEnd,
+            Mutation::ReplyBeforeSync,
+            Mutation::OldTermByCounting,
+            Mutation::VolatileLeaderIndex,
+            Mutation::NoNoop,
+            Mutation::ReadWithoutQuorum,
+            Mutation::ReusedReadContext,
+            Mutation::ReusedFollowerContext,
+            Mutation::LeaseAfterTransfer,
+            Mutation::LeaseNotHonoured,
+            Mutation::SnapshotWithoutSessions,
+            Mutation::SnapshotWithoutConfiguration,
+            Mutation::JointAsSimple,
+            Mutation::LearnerCounts,
+            Mutation::MatchingTailDropped,
+            Mutation::StaleTailKept,
+            Mutation::AppliedTwice,
+            Mutation::ForgetfulVoter,
+        ];
+    }
+
+    thread_local! {
+        static ACTIVE: Cell<Option<Mutation>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn is_active(mutation: Mutation) -> bool {
+        ACTIVE.get() == Some(mutation)
+    }
+
+    /// Runs `f` with the bug, on this thread.
+    pub(crate) fn with<T>(mutation: Mutation, f: impl FnOnce() -> T) -> T {
+        ACTIVE.set(Some(mutation));
+        let result = f();
+        ACTIVE.set(None);
+        result
+    }
+}

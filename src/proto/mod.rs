@@ -10,8 +10,8 @@ mod peer;
 mod status;
 
 pub use client::{
-    Call, ClientError, CommandBuffer, Refusal, bad_request, decode_call, decode_request,
-    encode_answer, encode_answer_frame, encode_refusal_frame,
+    Call, ClientError, CommandBuffer, Refusal, bad_request, decode_call, encode_answer,
+    encode_answer_frame, encode_refusal_frame,
 };
 pub use peer::{
     AppendEncoder, decode_hello, decode_hello_reply, decode_reply,

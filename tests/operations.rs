@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -164,11 +165,10 @@ fn a_batch_is_all_or_nothing_and_conditions_are_told_apart() {
     assert_eq!(client.get(b"k"), Ok(None));
 }
 
-fn raft_client(cluster: &TestCluster, args: &[&str], input: &[u8]) -> Output {
+fn raft_client(node: SocketAddr, args: &[&str], input: &[u8]) -> Output {
     use std::io::Write as _;
     let mut command = Command::new(env!("CARGO_BIN_EXE_raft_client"));
-    let leader = cluster.wait_for_leader(SOON);
-    let addr = cluster.client(leader).to_string();
+    let addr = node.to_string();
     let mut child = command
         .args(["--timeout", "10", "--addr", &addr])
         .args(args)
@@ -188,7 +188,7 @@ fn raft_client(cluster: &TestCluster, args: &[&str], input: &[u8]) -> Output {
 fn the_command_line_compares_batches_and_scans() {
     let cluster = TestCluster::with_leader(1, &[]);
     let run = |args: &[&str], input: &[u8]| {
-        let output = raft_client(&cluster, args, input);
+        let output = raft_client(cluster.client(0), args, input);
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
         (
             output.status.code(),

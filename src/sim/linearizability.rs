@@ -14,6 +14,7 @@
 //! leader, busy) had no effect and is left out.
 
 mod joint;
+mod meaning;
 mod parts;
 mod search;
 mod unplaced;
@@ -335,7 +336,7 @@ impl Part<'_> {
         if self.is_plain() {
             Register::new(&self.operations, until_ns).search(steps_max)
         } else {
-            Joint::new(&self.keys, &self.operations, until_ns).search(steps_max)
+            Joint::search(&self.keys, &self.operations, until_ns, steps_max)
         }
     }
 }

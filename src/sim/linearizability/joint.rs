@@ -21,76 +21,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 
+use super::Operation;
+use super::meaning::{Needs, Numbered, Part, answered, unanswered};
 use super::search::{
     self, ABSENT, Answer, Effect, FIRST_READ, Needs as KeyNeeds, Pending as KeyPending, State,
     UNREAD,
 };
 use super::unplaced::Unplaced;
-use super::{Action, Operation, Outcome};
 
-/// Which contents of a key an answer fits. `V` names a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Needs<V> {
-    Anything,
-    Absent,
-    Present,
-    Exactly(V),
-    /// Absent, or another value.
-    Not(V),
-    /// Another value.
-    PresentBut(V),
-}
-
-impl Needs<State> {
-    fn fits(self, state: State) -> bool {
-        match self {
-            Needs::Anything => true,
-            Needs::Absent => state == ABSENT,
-            Needs::Present => state != ABSENT,
-            Needs::Exactly(value) => state == value,
-            Needs::Not(value) => state != value,
-            Needs::PresentBut(value) => state != ABSENT && state != value,
-        }
-    }
-}
-
-impl<V> Needs<V> {
-    fn value(&self) -> Option<&V> {
-        match self {
-            Needs::Exactly(value) | Needs::Not(value) | Needs::PresentBut(value) => Some(value),
-            Needs::Anything | Needs::Absent | Needs::Present => None,
-        }
-    }
-
-    fn map<W>(self, convert: impl Fn(V) -> W) -> Needs<W> {
-        match self {
-            Needs::Anything => Needs::Anything,
-            Needs::Absent => Needs::Absent,
-            Needs::Present => Needs::Present,
-            Needs::Exactly(value) => Needs::Exactly(convert(value)),
-            Needs::Not(value) => Needs::Not(convert(value)),
-            Needs::PresentBut(value) => Needs::PresentBut(convert(value)),
-        }
-    }
-}
-
-/// What an operation has to do with one key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Part<V> {
-    key: usize,
-    needs: Needs<V>,
-    /// What it leaves behind, `Some(None)` if that is nothing; `None` if it changes nothing.
-    leaves: Option<Option<V>>,
-}
-
-/// A part by the numbers of its values.
-type Numbered = Part<State>;
-
-impl Numbered {
-    fn leaves(&self) -> Option<State> {
-        self.leaves.map(|value| value.unwrap_or(ABSENT))
-    }
-}
+/// The part of the steps that the search for a simple order may take.
+const SIMPLE_PART: u64 = 4;
 
 /// An operation with an answer.
 #[derive(Debug)]
@@ -137,6 +77,8 @@ pub(super) struct Joint {
     pending: Vec<Pending>,
     /// There is no order, as is seen without a search.
     impossible: bool,
+    /// An operation without an answer is placed only if it lets one with an answer through.
+    is_simple: bool,
     /// By key.
     state: Box<[State]>,
     unplaced: Unplaced,
@@ -220,6 +162,7 @@ impl Joint {
         }
         Joint {
             impossible,
+            is_simple: false,
             pending,
             state: vec![ABSENT; keys].into(),
             unplaced: Unplaced::new(known.len()),
@@ -229,8 +172,27 @@ impl Joint {
         }
     }
 
-    /// Looks for an order, entering at most `steps_max` configurations.
-    pub(super) fn search(mut self, steps_max: u64) -> Answer {
+    /// Looks for an order, entering at most `steps_max` configurations, of which there are many
+    /// where there are many operations without an answer. Most orders need few of these, for
+    /// what the next answers say: such orders are looked for first.
+    pub(super) fn search(
+        keys: &[Bytes],
+        operations: &[&Operation],
+        until_ns: u64,
+        steps_max: u64,
+    ) -> Answer {
+        let mut simple = Joint::new(keys, operations, until_ns);
+        simple.is_simple = true;
+        let steps_of_simple = (steps_max / SIMPLE_PART).max(1);
+        match simple.search_with(steps_of_simple) {
+            Answer::Order => Answer::Order,
+            Answer::NoOrder | Answer::GaveUp => {
+                Joint::new(keys, operations, until_ns).search_with(steps_max)
+            }
+        }
+    }
+
+    fn search_with(mut self, steps_max: u64) -> Answer {
         if self.impossible {
             return Answer::NoOrder;
         }
@@ -346,7 +308,11 @@ impl Joint {
         }
         let wanted = self.wanted_keys(first_return, &kinds);
         for (at, pending) in self.pending.iter().enumerate() {
-            let is_wanted = pending.parts.iter().any(|part| wanted[part.key]);
+            let is_wanted = if self.is_simple {
+                self.helps(pending, &kinds)
+            } else {
+                pending.parts.iter().any(|part| wanted[part.key])
+            };
             if is_wanted && self.is_ready(pending, first_return) && self.fit(&pending.parts) {
                 moves.push((self.urgency_of(pending, &kinds), Move::Pending(at)));
             }
@@ -383,6 +349,18 @@ impl Joint {
                 return wanted;
             }
         }
+    }
+
+    /// Whether it gives one of `kinds` a content that it needs and does not have.
+    fn helps(&self, pending: &Pending, kinds: &[usize]) -> bool {
+        kinds
+            .iter()
+            .flat_map(|&k| &self.known[k].parts)
+            .any(|part| {
+                let effect = pending.parts.iter().find(|effect| effect.key == part.key);
+                let leaves = effect.and_then(Part::leaves);
+                !part.needs.fits(self.state[part.key]) && leaves.is_some_and(|v| part.needs.fits(v))
+            })
     }
 
     /// Whether it is not used yet, and may be as far as its invocation goes.
@@ -584,96 +562,4 @@ fn weigh(known: &mut [Known], pending: &[Pending], keys: usize) -> bool {
         operation.urgency_ns = operation.returned_ns;
     }
     impossible
-}
-
-/// Which contents let an action through, and what it leaves.
-fn success(action: &Action) -> (Needs<&Bytes>, Option<Option<&Bytes>>) {
-    match action {
-        Action::Put(value) => (Needs::Absent, Some(Some(value))),
-        Action::Update(value) => (Needs::Anything, Some(Some(value))),
-        Action::Remove => (Needs::Present, Some(None)),
-        Action::Cas { expected, new } => {
-            let needs = expected.as_ref().map_or(Needs::Absent, Needs::Exactly);
-            (needs, (expected != new).then_some(new.as_ref()))
-        }
-        Action::Get | Action::Batch(_) | Action::Scan { .. } => (Needs::Anything, None),
-    }
-}
-
-/// Which contents do not let an action through.
-fn failure(action: &Action) -> Needs<&Bytes> {
-    match action {
-        Action::Put(_) | Action::Cas { expected: None, .. } => Needs::Present,
-        Action::Remove => Needs::Absent,
-        Action::Cas {
-            expected: Some(value),
-            ..
-        } => Needs::Not(value),
-        Action::Update(_) | Action::Get | Action::Batch(_) | Action::Scan { .. } => {
-            unreachable!("{action:?} does not fail")
-        }
-    }
-}
-
-/// What an operation with this answer has to do with the keys.
-fn answered<'a>(
-    operation: &'a Operation,
-    outcome: &'a Outcome,
-    keys: &BTreeMap<&'a Bytes, usize>,
-) -> Vec<Part<&'a Bytes>> {
-    let part = |key: &Bytes, (needs, leaves)| {
-        let key = keys[key];
-        Part { key, needs, leaves }
-    };
-    let of_one = |what| vec![part(&operation.key, what)];
-    match (&operation.action, outcome) {
-        (Action::Batch(operations), Outcome::BatchFailed(failed)) => {
-            let passed = operations[..*failed].iter();
-            let mut parts: Vec<_> = passed
-                .map(|(key, action)| part(key, (success(action).0, None)))
-                .collect();
-            let (key, action) = &operations[*failed];
-            parts.push(part(key, (failure(action), None)));
-            parts
-        }
-        (Action::Batch(_), _) => unanswered(operation, keys),
-        (Action::Scan { .. }, Outcome::Entries(entries)) => {
-            let found: HashMap<&Bytes, &Bytes> = entries.iter().map(|(k, v)| (k, v)).collect();
-            let covered = keys.iter().filter(|(key, _)| operation.covers(key));
-            covered
-                .map(|(key, _)| {
-                    let needs = found.get(key).copied();
-                    part(key, (needs.map_or(Needs::Absent, Needs::Exactly), None))
-                })
-                .collect()
-        }
-        (Action::Get, Outcome::Found(value)) => of_one((Needs::Exactly(value), None)),
-        (_, Outcome::NotFound) => of_one((Needs::Absent, None)),
-        (Action::Cas { expected, .. }, Outcome::Mismatch) => {
-            let needs = expected.as_ref().map_or(Needs::Present, Needs::PresentBut);
-            of_one((needs, None))
-        }
-        (action, Outcome::KeyExists) => of_one((failure(action), None)),
-        (action, _) => of_one(success(action)),
-    }
-}
-
-/// What an operation has to do with the keys if it takes effect; nothing if it only reads.
-fn unanswered<'a>(
-    operation: &'a Operation,
-    keys: &BTreeMap<&'a Bytes, usize>,
-) -> Vec<Part<&'a Bytes>> {
-    let part = |key: &Bytes, action| {
-        let (needs, leaves) = success(action);
-        let key = keys[key];
-        Part { key, needs, leaves }
-    };
-    match &operation.action {
-        Action::Get | Action::Scan { .. } => Vec::new(),
-        Action::Batch(operations) => {
-            let parts = operations.iter().map(|(key, action)| part(key, action));
-            parts.collect()
-        }
-        action => vec![part(&operation.key, action)],
-    }
 }

@@ -184,20 +184,31 @@ fn raft_client(node: SocketAddr, args: &[&str], input: &[u8]) -> Output {
     child.wait_with_output().expect("it ends")
 }
 
+/// Exit code, stdout, stderr.
+type Printed = (Option<i32>, String, String);
+
+fn run(node: SocketAddr, args: &[&str], input: &[u8]) -> Printed {
+    let output = raft_client(node, args, input);
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+fn done(stdout: &str) -> Printed {
+    (Some(0), stdout.to_owned(), String::new())
+}
+
+fn refused(stdout: &str) -> Printed {
+    (Some(1), stdout.to_owned(), String::new())
+}
+
 #[test]
-fn the_command_line_compares_batches_and_scans() {
+fn the_command_line_compares_and_batches() {
     let cluster = TestCluster::with_leader(1, &[]);
-    let run = |args: &[&str], input: &[u8]| {
-        let output = raft_client(cluster.client(0), args, input);
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
-        (
-            output.status.code(),
-            text(output.stdout),
-            text(output.stderr),
-        )
-    };
-    let done = |stdout: &str| (Some(0), stdout.to_owned(), String::new());
-    let refused = |stdout: &str| (Some(1), stdout.to_owned(), String::new());
+    let run = |args: &[&str], input: &[u8]| run(cluster.client(0), args, input);
     let failed = "internal error, operation failed: ";
 
     assert_eq!(
@@ -221,6 +232,18 @@ fn the_command_line_compares_batches_and_scans() {
         (Some(2), "line 1: `put` needs a value\n")
     );
 
+    assert_eq!(run(&["cas", "--remove", "k", "2"], b""), refused(&mismatch));
+    assert_eq!(run(&["cas", "--remove", "k", "3"], b""), done("success\n"));
+    assert_eq!(run(&["get", "k"], b""), refused("key not found\n"));
+    assert_eq!(run(&["scan"], b""), done("a\tx y\n\\xff\t\\n\n"));
+}
+
+#[test]
+fn the_command_line_scans_as_lines_bytes_or_json() {
+    let cluster = TestCluster::with_leader(1, &[]);
+    let run = |args: &[&str], input: &[u8]| run(cluster.client(0), args, input);
+    let lines = b"put a \"x y\"\nput k 3\nput \\xff \\n\n";
+    assert_eq!(run(&["batch"], lines), done("success\n"));
     let all = "a\tx y\nk\t3\n\\xff\t\\n\n";
     assert_eq!(run(&["scan"], b""), done(all));
     assert_eq!(run(&["scan", "k"], b""), done("k\t3\n"));
@@ -252,10 +275,11 @@ fn the_command_line_compares_batches_and_scans() {
         json(&["scan", "--json", "zz"])["entries"],
         serde_json::json!([])
     );
+}
 
-    assert_eq!(run(&["cas", "--remove", "k", "2"], b""), refused(&mismatch));
-    assert_eq!(run(&["cas", "--remove", "k", "3"], b""), done("success\n"));
-    assert_eq!(run(&["get", "k"], b""), refused("key not found\n"));
+#[test]
+fn wrong_use_of_the_added_commands_exits_with_2() {
+    let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
     for wrong in [
         &["cas", "k", "1"][..],
         &["cas", "--absent", "k"],
@@ -266,6 +290,6 @@ fn the_command_line_compares_batches_and_scans() {
         &["get", "--limit", "1", "k"],
         &["put", "--absent", "k", "v"],
     ] {
-        assert_eq!(run(wrong, b"").0, Some(2), "{wrong:?}");
+        assert_eq!(run(nobody, wrong, b"").0, Some(2), "{wrong:?}");
     }
 }

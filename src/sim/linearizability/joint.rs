@@ -468,98 +468,112 @@ impl Joint {
     }
 }
 
+/// What happened to one key, whatever happened to the others.
+#[derive(Default)]
+struct Alone {
+    /// With the place of the operation that it is a part of. One that reads the key and
+    /// changes it counts as a read and a write right behind it.
+    known: Vec<(usize, search::Known)>,
+    /// When it was invoked and what it leaves.
+    pending: Vec<(u64, State)>,
+}
+
 /// Looks at each key by itself: gives the operations their urgency, and says whether what
-/// happened to a key is impossible whatever happened to the others.
-///
-/// An operation that reads a key and changes it counts as a read and a write right behind it.
+/// happened to a key is impossible.
 fn weigh(known: &mut [Known], pending: &[Pending], keys: usize) -> bool {
-    let mut impossible = false;
-    let mut by_key: Vec<(Vec<(usize, search::Known)>, BTreeMap<Effect, KeyPending>)> =
-        (0..keys).map(|_| Default::default()).collect();
+    let mut by_key: Vec<Alone> = (0..keys).map(|_| Alone::default()).collect();
     for (at, operation) in known.iter().enumerate() {
         for part in &operation.parts {
-            let needs = match part.needs {
-                Needs::Exactly(value) => KeyNeeds::Exactly(value),
-                Needs::Absent => KeyNeeds::Absent,
-                Needs::Present | Needs::PresentBut(_) => KeyNeeds::Present,
-                Needs::Anything | Needs::Not(_) => KeyNeeds::Anything,
-            };
-            let half = |needs, leaves| search::Known {
-                invoked_ns: operation.invoked_ns,
-                returned_ns: operation.returned_ns,
-                needs,
-                leaves,
-                urgency_ns: 0,
-            };
-            let of_key = &mut by_key[part.key].0;
-            of_key.push((at, half(needs, None)));
-            if let Some(leaves) = part.leaves() {
-                of_key.push((at, half(KeyNeeds::Anything, Some(leaves))));
-            }
+            by_key[part.key].add(at, operation, part);
         }
     }
     for operation in pending {
         for part in &operation.parts {
-            let effect = match part.leaves() {
-                Some(ABSENT) => Effect::Remove,
-                Some(value) => Effect::Update(value),
-                None => continue,
-            };
-            let same = by_key[part.key].1.entry(effect).or_default();
-            same.invoked_ns.push(operation.invoked_ns);
+            let leaves = part.leaves().map(|leaves| (operation.invoked_ns, leaves));
+            by_key[part.key].pending.extend(leaves);
         }
     }
-    // Each key has numbers of its own here, without those of values that nobody has read.
-    for (parts, pending) in by_key {
-        let mut numbers: BTreeMap<State, State> = BTreeMap::new();
-        for (_, part) in &parts {
-            if let KeyNeeds::Exactly(value) = part.needs {
-                let number = FIRST_READ + u32::try_from(numbers.len()).expect("fewer values");
-                numbers.entry(value).or_insert(number);
-            }
-        }
-        let number = |value: State| match value {
-            ABSENT | UNREAD => value,
-            value => numbers.get(&value).copied().unwrap_or(UNREAD),
+    let mut impossible = false;
+    for alone in by_key {
+        impossible |= alone.weigh(known);
+    }
+    for operation in known.iter_mut().filter(|o| o.urgency_ns == 0) {
+        operation.urgency_ns = operation.returned_ns;
+    }
+    impossible
+}
+
+impl Alone {
+    fn add(&mut self, at: usize, operation: &Known, part: &Numbered) {
+        let needs = match part.needs {
+            Needs::Exactly(value) => KeyNeeds::Exactly(value),
+            Needs::Absent => KeyNeeds::Absent,
+            Needs::Present | Needs::PresentBut(_) => KeyNeeds::Present,
+            Needs::Anything | Needs::Not(_) => KeyNeeds::Anything,
         };
-        let of_key: Vec<search::Known> = parts
-            .iter()
-            .map(|(_, part)| {
-                let needs = match part.needs {
-                    KeyNeeds::Exactly(value) => KeyNeeds::Exactly(number(value)),
-                    needs => needs,
-                };
-                let leaves = part.leaves.map(number);
-                search::Known {
-                    needs,
-                    leaves,
-                    ..*part
-                }
-            })
-            .collect();
-        let mut effects: BTreeMap<Effect, KeyPending> = BTreeMap::new();
-        for (effect, same) in pending {
-            let effect = match effect {
-                Effect::Update(value) => Effect::Update(number(value)),
-                effect => effect,
-            };
-            let all = effects.entry(effect).or_default();
-            all.invoked_ns.extend(same.invoked_ns);
+        let half = |needs, leaves| search::Known {
+            invoked_ns: operation.invoked_ns,
+            returned_ns: operation.returned_ns,
+            needs,
+            leaves,
+            urgency_ns: 0,
+        };
+        self.known.push((at, half(needs, None)));
+        if let Some(leaves) = part.leaves() {
+            let half = half(KeyNeeds::Anything, Some(leaves));
+            self.known.push((at, half));
         }
-        let zones = search::zones(&of_key, &effects, numbers.len() + FIRST_READ as usize);
-        impossible |= search::contradict(&of_key, &zones);
-        for ((at, _), part) in parts.iter().zip(&of_key) {
+    }
+
+    fn weigh(mut self, known: &mut [Known]) -> bool {
+        let values = self.renumber();
+        let of_key: Vec<search::Known> = self.known.iter().map(|(_, part)| *part).collect();
+        let mut effects: BTreeMap<Effect, KeyPending> = BTreeMap::new();
+        for (invoked_ns, leaves) in self.pending {
+            let effect = match leaves {
+                ABSENT => Effect::Remove,
+                value => Effect::Update(value),
+            };
+            effects
+                .entry(effect)
+                .or_default()
+                .invoked_ns
+                .push(invoked_ns);
+        }
+        let zones = search::zones(&of_key, &effects, values);
+        for (at, part) in &self.known {
             if let Some(value) = part.value() {
                 let urgency_ns = &mut known[*at].urgency_ns;
                 *urgency_ns = zones[value as usize].end_ns().max(*urgency_ns);
             }
         }
+        search::contradict(&of_key, &zones)
     }
-    for operation in known
-        .iter_mut()
-        .filter(|operation| operation.urgency_ns == 0)
-    {
-        operation.urgency_ns = operation.returned_ns;
+
+    /// Numbers the values that were read anew, and all others as such that nobody has read.
+    /// Returns the bound of the numbers.
+    fn renumber(&mut self) -> usize {
+        let mut numbers: BTreeMap<State, State> = BTreeMap::new();
+        for (_, part) in &self.known {
+            if let KeyNeeds::Exactly(value) = part.needs {
+                let number = FIRST_READ + u32::try_from(numbers.len()).expect("fewer values");
+                numbers.entry(value).or_insert(number);
+            }
+        }
+        let number = |value: &mut State| {
+            if *value != ABSENT {
+                *value = numbers.get(value).copied().unwrap_or(UNREAD);
+            }
+        };
+        for (_, part) in &mut self.known {
+            if let KeyNeeds::Exactly(value) = &mut part.needs {
+                number(value);
+            }
+            part.leaves.iter_mut().for_each(number);
+        }
+        for (_, leaves) in &mut self.pending {
+            number(leaves);
+        }
+        numbers.len() + FIRST_READ as usize
     }
-    impossible
 }

@@ -1,11 +1,15 @@
-//! `raft_client`: one operation on the store, or the status of its nodes.
+//! `raft_client`: one operation on the store, a scan, or the status of its nodes.
 //!
 //! Results go to stdout in the words of the original, everything else to stderr.
 //! Exit codes: 0 done, 1 refused by the store, 2 wrong usage, 3 cluster not
 //! reachable, timed out, or the result could not be printed.
 
+#[path = "raft_client/batch.rs"]
+mod batch;
 #[path = "raft_client/members.rs"]
 mod members;
+#[path = "raft_client/scan.rs"]
+mod scan;
 #[path = "raft_client/status.rs"]
 mod status;
 
@@ -21,7 +25,9 @@ use bytes::Bytes;
 use clap::Parser;
 use clap::error::ErrorKind;
 use raftkv::client::protocol::Operation;
-use raftkv::client::{Client, ClientError, ClientOptions, Goal, OperatorError, Outcome, pursue};
+use raftkv::client::{
+    Client, ClientError, ClientOptions, Goal, OperatorError, Outcome, Range, WriteOp, pursue,
+};
 use raftkv::config::{Cluster, Config};
 use raftkv::limits::VALUE_BYTES_MAX;
 
@@ -37,11 +43,19 @@ const TIMEOUT_SECS_MAX: f64 = 86_400.0;
     name = "raft_client",
     version,
     long_about = None,
-    override_usage = "raft_client [OPTIONS] put K V | update K V | get [--raw] K | remove K\n\
-                      \x20      raft_client [OPTIONS] status [--json] | transfer N | members [--json]\n\
-                      \x20      raft_client [OPTIONS] members add [--learner] N PEER CLIENT | promote N | demote N | remove N\n\
-                      \x20      raft_client [OPTIONS] members replace OLD N PEER CLIENT",
+    override_usage = "raft_client [OPTIONS] put K V | update K V | get [--raw] K | remove K |\n       \
+                      cas K EXPECTED NEW | cas --absent K NEW | cas --remove K EXPECTED |\n       \
+                      batch [OPERATION...] | scan [PREFIX] [--from K] [--until K] [--limit N] [--json | --raw] |\n       \
+                      status [--json] | transfer N | members [--json] |\n       \
+                      members add [--learner] N PEER CLIENT | members promote|demote|remove N |\n       \
+                      members replace OLD N PEER CLIENT",
     after_help = "A value of `-` is read from stdin. Write `--` before a key or value that begins with `--`.\n\
+                  cas sets a key that holds EXPECTED to NEW; --absent: one that does not exist; --remove: removes it.\n\
+                  batch carries out all operations at one moment, or none: put K V, update K V, remove K,\n  \
+                    cas K EXPECTED NEW, cas-absent K NEW, cas-remove K EXPECTED, no key twice. Without any it reads\n  \
+                    them from stdin, one a line: words between blanks, \"quoted\" or with \\n \\t \\xNN escapes.\n\
+                  scan prints a line an entry, KEY, tab, VALUE, in the order of the keys. Up to 4096 entries or 1 MiB\n  \
+                    are of one moment; what follows is of a later one.\n\
                   Without --addr the nodes of the cluster are asked in turn, 127.0.0.1:4397 first.\n\
                   Exit codes: 0 done, 1 refused by the store, 2 wrong usage, 3 not reachable or timed out."
 )]
@@ -58,15 +72,31 @@ struct Cli {
     /// Do not go where a node says that the leader is
     #[arg(long)]
     no_redirect: bool,
-    /// With get: the value's bytes and nothing else
+    /// With get: the value's bytes and nothing else. With scan: keys and values as they are, each on a line
     #[arg(long)]
     raw: bool,
-    /// With status and members: JSON, for programs
-    #[arg(long)]
+    /// With status, members and scan: JSON, for programs; keys and values that are no text are
+    /// `key_hex` and `value_hex`
+    #[arg(long, conflicts_with = "raw")]
     json: bool,
     /// With members add: without a vote
     #[arg(long)]
     learner: bool,
+    /// With cas: the key must not exist
+    #[arg(long)]
+    absent: bool,
+    /// With cas: removes the key
+    #[arg(long, conflicts_with = "absent")]
+    remove: bool,
+    /// With scan: the first key
+    #[arg(long, value_name = "K")]
+    from: Option<OsString>,
+    /// With scan: the key before which it ends
+    #[arg(long, value_name = "K")]
+    until: Option<OsString>,
+    /// With scan: so many entries at most
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
     /// The operation, its key and its value
     #[arg(value_name = "OPERATION", allow_negative_numbers = true)]
     words: Vec<OsString>,
@@ -92,6 +122,7 @@ impl End {
 
 enum Command {
     Operate(Operation),
+    Scan(scan::Scan),
     Status,
     Members,
     Pursue(Goal),
@@ -159,6 +190,8 @@ fn run_or_end(cli: &Cli) -> Result<End, End> {
     let options = ClientOptions {
         timeout,
         follow_redirects: !cli.no_redirect,
+        // One write, and what is not known then is never asked again.
+        explicit_sessions: false,
     };
     let client = if cli.addr.is_empty() {
         let addrs = cluster.members().iter().map(|member| member.client);
@@ -214,6 +247,29 @@ fn run_or_end(cli: &Cli) -> Result<End, End> {
                 Err(error) => failed(error),
             })
         }
+        Command::Scan(scan) => Ok(run_scan(scan, &mut client)),
+    }
+}
+
+fn run_scan(scan: scan::Scan, client: &mut Client) -> End {
+    let is_json = scan.form == scan::Form::Json;
+    match scan.run(client, print) {
+        Ok(Some(next)) if !is_json => {
+            let next = scan::printable(&next);
+            End::Error(format!("there is more, from {next} on"), 0)
+        }
+        Ok(_) => End::Result(Vec::new(), 0),
+        Err(scan::Stopped::Output(e)) => {
+            End::Error(format!("cannot print the result: {e}"), NOT_REACHED)
+        }
+        // With the entries stdout may be read by a program.
+        Err(scan::Stopped::Store(error)) => match failed(error) {
+            End::Result(line, code) => {
+                let line = String::from_utf8_lossy(&line);
+                End::Error(line.trim_end().to_owned(), code)
+            }
+            end => end,
+        },
     }
 }
 
@@ -226,31 +282,48 @@ fn command(cli: &Cli) -> Result<Command, End> {
         return operator_command(cli, name, args);
     }
     let (name, wanted) = match name.to_str() {
-        Some(name @ ("put" | "update")) => (name, 2),
-        Some(name @ ("get" | "remove" | "delete")) => (name, 1),
-        Some("status") => ("status", 0),
+        Some(name @ ("put" | "update")) => (name, 2..=2),
+        Some(name @ ("get" | "remove" | "delete")) => (name, 1..=1),
+        Some("cas") if cli.absent || cli.remove => ("cas", 2..=2),
+        Some("cas") => ("cas", 3..=3),
+        Some("batch") => ("batch", 0..=usize::MAX),
+        Some("scan") => ("scan", 0..=1),
+        Some("status") => ("status", 0..=0),
         _ => return Err(End::usage("invalid operation!")),
     };
-    if args.len() != wanted
+    let is_narrowed = cli.from.is_some() || cli.until.is_some() || cli.limit.is_some();
+    if !wanted.contains(&args.len())
         || cli.learner
-        || (cli.raw && name != "get")
-        || (cli.json && name != "status")
+        || (cli.raw && !matches!(name, "get" | "scan"))
+        || (cli.json && !matches!(name, "status" | "scan"))
+        || ((cli.absent || cli.remove) && name != "cas")
+        || (is_narrowed && name != "scan")
     {
         return Err(End::usage("invalid parameter!"));
     }
-    let key = || Bytes::copy_from_slice(args[0].as_bytes());
+    let word = |at: usize| Bytes::copy_from_slice(args[at].as_bytes());
     Ok(Command::Operate(match name {
         "put" => Operation::Put {
-            key: key(),
+            key: word(0),
             value: value(&args[1])?,
         },
         "update" => Operation::Update {
-            key: key(),
+            key: word(0),
             value: value(&args[1])?,
         },
-        "get" => Operation::Get { key: key() },
+        "get" => Operation::Get { key: word(0) },
+        "cas" => Operation::CompareAndSet {
+            key: word(0),
+            expected: (!cli.absent).then(|| word(1)),
+            new: match args {
+                [.., last] if !cli.remove => Some(value(last)?),
+                _ => None,
+            },
+        },
+        "batch" => Operation::Batch(batch(args)?),
+        "scan" => return Ok(Command::Scan(scan(cli, args))),
         "status" => return Ok(Command::Status),
-        _ => Operation::Remove { key: key() },
+        _ => Operation::Remove { key: word(0) },
     }))
 }
 
@@ -276,6 +349,36 @@ fn operator_command(cli: &Cli, name: &str, args: &[OsString]) -> Result<Command,
     }
 }
 
+fn batch(args: &[OsString]) -> Result<Vec<WriteOp>, End> {
+    let operations = if args.is_empty() {
+        batch::read(io::stdin().lock())
+    } else {
+        let word = |word: &OsString| Bytes::copy_from_slice(word.as_bytes());
+        batch::parse(args.iter().map(word).collect())
+    };
+    operations.map_err(End::usage)
+}
+
+fn scan(cli: &Cli, args: &[OsString]) -> scan::Scan {
+    let bytes = |word: Option<&OsString>| {
+        word.map_or(Bytes::new(), |word| Bytes::copy_from_slice(word.as_bytes()))
+    };
+    scan::Scan {
+        range: Range {
+            from: bytes(cli.from.as_ref()),
+            until: bytes(cli.until.as_ref()),
+            prefix: bytes(args.first()),
+            ..Range::default()
+        },
+        limit: cli.limit,
+        form: match (cli.raw, cli.json) {
+            (true, _) => scan::Form::Raw,
+            (_, true) => scan::Form::Json,
+            _ => scan::Form::Lines,
+        },
+    }
+}
+
 /// The value itself, or stdin up to what a value may have and one byte more.
 fn value(word: &OsStr) -> Result<Bytes, End> {
     if word != "-" {
@@ -297,7 +400,7 @@ fn succeeded(outcome: Outcome, raw: bool) -> End {
         // With --raw stdout is for the value alone.
         Outcome::NotFound if raw => End::Error("key not found".into(), REFUSED),
         Outcome::NotFound => End::line("key not found", REFUSED),
-        Outcome::Done | Outcome::Session(_) => End::line("success", 0),
+        Outcome::Done | Outcome::Session(_) | Outcome::Page(_) => End::line("success", 0),
     }
 }
 
@@ -311,7 +414,10 @@ fn failed(error: ClientError) -> End {
         ClientError::Redirected { leader } => End::Result(redirected(leader).into_bytes(), REFUSED),
         ClientError::BadRequest { reason } => End::line(format!("bad request: {reason}"), REFUSED),
         ClientError::NoSpace { reason } | ClientError::Refused { reason, .. } => internal(&reason),
-        ClientError::KeyExists | ClientError::SessionExpired { .. } => internal(&error.to_string()),
+        ClientError::KeyExists
+        | ClientError::Mismatch
+        | ClientError::BatchFailed { .. }
+        | ClientError::SessionExpired { .. } => internal(&error.to_string()),
         ClientError::BadAddress { .. } | ClientError::NothingToResolve => {
             End::usage(error.to_string())
         }

@@ -9,7 +9,7 @@ use raftkv::client::protocol as client;
 use raftkv::disk::{Disk, SegmentId, SimDisk};
 use raftkv::kv::{Command, Restore, SessionLimits, SnapshotStep, StateMachine, restore};
 use raftkv::mem::Buffer;
-use raftkv::net::envelope::decode_envelope;
+use raftkv::net::envelope::{Method, decode_envelope};
 use raftkv::net::frame::{FrameDecoder, HEADER_BYTES};
 use raftkv::node::Request;
 use raftkv::types::NodeId;
@@ -192,16 +192,29 @@ pub fn client_messages(input: &[u8]) {
     let payload = Bytes::copy_from_slice(payload);
     match control & 3 {
         0 => {
-            let request = proto::decode_request(payload.clone(), 5);
-            if let Ok(Request::Write { command, .. }) = &request {
-                Command::decode(command).expect("what is let through is a command");
+            let execute = Method::new(proto::KV_SERVICE, proto::EXECUTE);
+            let mut out = Buffer::new();
+            execute.encode_call_with(&mut out, 5, payload.len(), |out| {
+                out.extend_from_slice(&payload);
+            });
+            let mut commands = proto::CommandBuffer::new();
+            let call = proto::decode_call(&out[HEADER_BYTES..], &mut commands);
+            match call.as_ref().map(|call| &call.request) {
+                Ok(Request::Write { command, .. }) => {
+                    Command::decode(command).expect("what is let through is a command");
+                }
+                Ok(Request::Scan(scan)) => {
+                    assert!(scan.entries_max > 0 && scan.bytes_max > 0, "a scan goes on");
+                }
+                _ => {}
             }
-            let is_undecodable = matches!(request, Err(proto::ClientError::Undecodable(_)));
+            let is_undecodable =
+                call.is_err_and(|refusal| refusal.reason.starts_with("undecodable request"));
             let by_prost = pb::KvOperationRequest::decode(payload);
             assert_eq!(is_undecodable, by_prost.is_err(), "prost has the word");
         }
         1 => {
-            let operation = match control >> 2 & 3 {
+            let operation = match control >> 2 & 7 {
                 0 => client::Operation::Get {
                     key: Bytes::from_static(b"k"),
                 },
@@ -209,6 +222,13 @@ pub fn client_messages(input: &[u8]) {
                     key: Bytes::from_static(b"k"),
                 },
                 2 => client::Operation::OpenSession,
+                4 => client::Operation::CompareAndSet {
+                    key: Bytes::from_static(b"k"),
+                    expected: None,
+                    new: None,
+                },
+                5 => client::Operation::Batch(Vec::new()),
+                6 => client::Operation::Scan(client::Range::default()),
                 _ => client::Operation::Put {
                     key: Bytes::from_static(b"k"),
                     value: Bytes::new(),

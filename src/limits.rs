@@ -24,6 +24,17 @@ pub const ENTRY_OVERHEAD_BYTES: usize = 48;
 /// The longest payload of an entry, in bytes.
 pub const COMMAND_BYTES_MAX: usize = KEY_BYTES_MAX + VALUE_BYTES_MAX + COMMAND_OVERHEAD_BYTES;
 
+/// Operations of one batch.
+pub const BATCH_OPERATIONS_MAX: usize = 128;
+
+/// Entries that one answer to a scan carries.
+pub const SCAN_ENTRIES_MAX: usize = 4_096;
+/// Bytes of keys and values that one answer to a scan carries, beside the entry that
+/// reaches it.
+pub const SCAN_BYTES_MAX: usize = 1 << 20;
+/// What an entry of an answer to a scan is counted for beside its bytes.
+pub const SCAN_ENTRY_OVERHEAD_BYTES: usize = 64;
+
 /// How many bytes of entries one AppendEntries carries, if the first alone is not larger.
 pub const APPEND_BYTES_MAX: usize = 1 << 20;
 /// How many bytes of entries may be on their way to one follower; one entry always may.
@@ -80,6 +91,19 @@ const _: () = assert!(
 const _: () = assert!(
     COMMAND_BYTES_MAX + ENTRY_OVERHEAD_BYTES + MESSAGE_OVERHEAD_BYTES <= FRAME_BYTES_MAX,
     "an AppendEntries with the largest entry fits a frame"
+);
+const _: () = assert!(
+    COMMAND_BYTES_MAX + BATCH_OPERATIONS_MAX * 16 + MESSAGE_OVERHEAD_BYTES <= FRAME_BYTES_MAX,
+    "the largest batch fits a frame"
+);
+const _: () = assert!(
+    SCAN_BYTES_MAX
+        + SCAN_ENTRIES_MAX * SCAN_ENTRY_OVERHEAD_BYTES
+        + 2 * KEY_BYTES_MAX
+        + VALUE_BYTES_MAX
+        + MESSAGE_OVERHEAD_BYTES
+        <= FRAME_BYTES_MAX,
+    "the largest answer to a scan fits a frame"
 );
 const _: () = assert!(
     APPEND_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= FRAME_BYTES_MAX,

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use raftkv::client::protocol::{Identity, Operation, encode_operation, encode_status};
+use raftkv::client::protocol::{Identity, Operation, Range, encode_operation, encode_status};
 use raftkv::disk::{Disk, SimDisk};
-use raftkv::kv::{ClientId, Command, SessionLimits, StateMachine, WriteOp};
+use raftkv::kv::{ClientId, Command, Operations, SessionLimits, StateMachine, WriteOp};
 use raftkv::mem::Buffer;
 use raftkv::net::envelope::decode_envelope;
 use raftkv::net::frame::HEADER_BYTES;
@@ -127,12 +127,51 @@ fn operations() -> Vec<(Operation, Identity)> {
         key: key.clone(),
         value,
     };
+    let range = Range {
+        from: key.clone(),
+        until: Bytes::from_static(b"until"),
+        prefix: Bytes::from_static(b"k"),
+        entries_max: 7,
+        bytes_max: 300,
+    };
     vec![
         (put, uuid.clone()),
-        (update, session),
+        (update, session.clone()),
         (Operation::Get { key: key.clone() }, uuid.clone()),
-        (Operation::Remove { key }, uuid.clone()),
-        (Operation::OpenSession, uuid),
+        (Operation::Remove { key: key.clone() }, uuid.clone()),
+        (Operation::OpenSession, uuid.clone()),
+        (cas(&key), session),
+        (Operation::Batch(batch()), uuid.clone()),
+        (Operation::Scan(range), uuid),
+    ]
+}
+
+fn cas(key: &Bytes) -> Operation {
+    Operation::CompareAndSet {
+        key: key.clone(),
+        expected: Some(Bytes::from_static(b"value")),
+        new: None,
+    }
+}
+
+/// One operation of each kind.
+fn batch() -> Vec<WriteOp> {
+    let bytes = Bytes::from_static;
+    vec![
+        WriteOp::Put {
+            key: bytes(b"a"),
+            value: bytes(b"1"),
+        },
+        WriteOp::Update {
+            key: bytes(b"b"),
+            value: bytes(b""),
+        },
+        WriteOp::Remove { key: bytes(b"c") },
+        WriteOp::Cas {
+            key: bytes(b"d"),
+            expected: None,
+            new: Some(bytes(b"4")),
+        },
     ]
 }
 
@@ -310,7 +349,38 @@ fn client_seeds() -> Vec<(String, Vec<u8>)> {
         let answer = with_control(1, &answer.encode_to_vec());
         seeds.push((format!("answer-{number}"), answer));
     }
+    let (key, value) = (Bytes::from_static(b"key"), Bytes::from_static(b"value"));
+    let page = raftkv::pb::KvOperationResponse {
+        status_code: 200,
+        entries: vec![raftkv::pb::Entry {
+            key: key.clone(),
+            value,
+        }],
+        next_key: Bytes::from_static(b"next"),
+        ..Default::default()
+    };
+    let page = with_control(1 | 6 << 2, &page.encode_to_vec());
+    seeds.push(("answer-page".into(), page));
+    let failed = proto::encode_answer(Answer::Applied(raftkv::kv::Outcome::BatchFailed(2)), |_| {
+        None
+    });
+    let failed = with_control(1 | 5 << 2, &failed.encode_to_vec());
+    seeds.push(("answer-batch-failed".into(), failed));
     seeds.push(("command".into(), with_control(2, &put(1).encode())));
+    let identity = raftkv::kv::Identity::None;
+    let op = WriteOp::Cas {
+        key,
+        expected: Some(Bytes::from_static(b"old")),
+        new: Some(Bytes::from_static(b"new")),
+    };
+    let command = Command::Write { identity, op };
+    seeds.push(("command-cas".into(), with_control(2, &command.encode())));
+    let operations = Operations::encode(&batch()).expect("a right batch");
+    let command = Command::Batch {
+        identity,
+        operations,
+    };
+    seeds.push(("command-batch".into(), with_control(2, &command.encode())));
     let status = raftkv::pb::StatusResponse {
         role: "leader".into(),
         term: 3,

@@ -245,7 +245,10 @@ impl Identity {
 }
 
 fn is_write(kind: OperationType) -> bool {
-    !matches!(kind, OperationType::Get | OperationType::OpenSession)
+    !matches!(
+        kind,
+        OperationType::Get | OperationType::Scan | OperationType::OpenSession
+    )
 }
 
 #[cfg(test)]

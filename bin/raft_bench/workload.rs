@@ -95,6 +95,9 @@ fn name(kind: OperationType) -> &'static str {
         OperationType::Get => "get",
         OperationType::Delete => "remove",
         OperationType::OpenSession => "open session",
+        OperationType::CompareAndSet => "compare and set",
+        OperationType::Batch => "batch",
+        OperationType::Scan => "scan",
     }
 }
 

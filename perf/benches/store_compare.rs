@@ -348,7 +348,7 @@ fn print_state_machine(keys: u64, rounds: u64) {
         updates.push((cpu_time() - start).as_nanos() as f64 / some as f64);
         let start = cpu_time();
         for place in 0..some {
-            assert!(black_box(machine.get(&key(order.at(place)))).is_some());
+            assert!(black_box(machine.get_ref(&key(order.at(place)))).is_some());
         }
         gets.push((cpu_time() - start).as_nanos() as f64 / some as f64);
     }

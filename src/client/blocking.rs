@@ -9,9 +9,10 @@ use uuid::Uuid;
 
 use crate::client::connection::{Connection, Failure, describe};
 use crate::client::protocol::{
-    Answer, Identity, Operation, Reply, decode_answer, encode_operation,
+    Answer, Identity, Operation, Page, Range, Reply, decode_answer, encode_operation,
 };
 use crate::client::{Attempt, ClientError, NodeStatus, Outcome, status_of};
+use crate::kv::WriteOp;
 use crate::mem::Buffer;
 
 /// The longest wait for a connection: a host that is off answers nothing at all.
@@ -35,6 +36,15 @@ pub struct ClientOptions {
     /// Whether to go where a node says that the leader is. Default yes; otherwise
     /// calls end with [`ClientError::Redirected`].
     pub follow_redirects: bool,
+    /// Whether writes belong to an explicit session, which is opened before the first one.
+    /// Default yes.
+    ///
+    /// Without, a write is known by the client's uuid and its number for a stretch of the
+    /// log only ([`IMPLICIT_SESSION_WINDOW`](crate::limits::IMPLICIT_SESSION_WINDOW)), which
+    /// a busy cluster writes in seconds: repeated after that, it is applied again. That
+    /// suits those who make one write and go. The server of the original knows no sessions;
+    /// where opening one is refused, writes go without.
+    pub explicit_sessions: bool,
 }
 
 impl Default for ClientOptions {
@@ -42,6 +52,7 @@ impl Default for ClientOptions {
         ClientOptions {
             timeout: Duration::from_secs(5),
             follow_redirects: true,
+            explicit_sessions: true,
         }
     }
 }
@@ -62,6 +73,8 @@ pub struct Client {
     /// Numbers the calls; a repeated one keeps its number.
     next_sequence_id: u64,
     session: Option<Session>,
+    /// Whether a session is opened when a write needs one.
+    opens_sessions: bool,
     unresolved: Option<Request>,
     on_redirect: Option<RedirectHook>,
 }
@@ -70,6 +83,8 @@ pub struct Client {
 struct Session {
     id: u64,
     next_sequence: u64,
+    /// Opened for a write that needed one; then another follows when it has expired.
+    is_own: bool,
 }
 
 /// An operation under its name, as it is sent however often.
@@ -136,6 +151,7 @@ impl Client {
             });
         }
         Ok(Client {
+            opens_sessions: options.explicit_sessions,
             options,
             addrs,
             turn: 0,
@@ -197,6 +213,49 @@ impl Client {
         Ok(self.call(Operation::Remove { key })? == Outcome::Done)
     }
 
+    /// Sets a key to `new`, or removes it if that is [`None`], if it holds what is expected:
+    /// a value, or [`None`] if it must not exist. Returns whether that was done; not if a
+    /// value was expected and there is no such key.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Mismatch`] if it holds something else; else see [`ClientError`].
+    pub fn compare_and_set(
+        &mut self,
+        key: &[u8],
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+    ) -> Result<bool, ClientError> {
+        let operation = Operation::CompareAndSet {
+            key: Bytes::copy_from_slice(key),
+            expected: expected.map(Bytes::copy_from_slice),
+            new: new.map(Bytes::copy_from_slice),
+        };
+        Ok(self.call(operation)? == Outcome::Done)
+    }
+
+    /// Carries out all operations at one moment, or none of them.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::BatchFailed`] if one of them cannot be carried out; else see
+    /// [`ClientError`].
+    pub fn batch(&mut self, operations: Vec<WriteOp>) -> Result<(), ClientError> {
+        self.call(Operation::Batch(operations)).map(drop)
+    }
+
+    /// Reads the first page of a range, linearizably.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub fn scan(&mut self, range: Range) -> Result<Page, ClientError> {
+        match self.call(Operation::Scan(range))? {
+            Outcome::Page(page) => Ok(page),
+            other => unreachable!("decode_answer gives a page, not {other:?}"),
+        }
+    }
+
     /// Carries out any operation. A write drops what [`Client::resolve`] could resolve.
     ///
     /// # Errors
@@ -204,12 +263,27 @@ impl Client {
     /// See [`ClientError`].
     pub fn call(&mut self, operation: Operation) -> Result<Outcome, ClientError> {
         operation.check()?;
-        let request = self.name(operation);
-        self.run(request, false)
+        let deadline = self.deadline();
+        if operation.is_write() {
+            self.ensure_session(deadline)?;
+        }
+        let mut request = self.name(operation);
+        let mut result = self.run(&request, false, deadline);
+        let nothing_done = Err(ClientError::SessionExpired {
+            outcome_unknown: false,
+        });
+        if result == nothing_done && self.leave_own_session() {
+            self.ensure_session(deadline)?;
+            request = self.name(request.operation);
+            result = self.run(&request, false, deadline);
+        }
+        self.remember(request, &result);
+        result
     }
 
     /// Opens an explicit session; from now on writes belong to it, and are known to
-    /// the cluster for as long as it lives. Its id is for logs only.
+    /// the cluster for as long as it lives. When it has expired, writes are refused until
+    /// another is opened. Its id is for logs only.
     ///
     /// # Errors
     ///
@@ -220,6 +294,7 @@ impl Client {
                 self.session = Some(Session {
                     id,
                     next_sequence: 1,
+                    is_own: false,
                 });
                 Ok(id)
             }
@@ -230,6 +305,7 @@ impl Client {
     /// Goes back to implicit sessions, one for each write.
     pub fn leave_session(&mut self) {
         self.session = None;
+        self.opens_sessions = false;
     }
 
     /// Learns the outcome of the last write, after [`ClientError::OutcomeUnknown`], by
@@ -240,7 +316,10 @@ impl Client {
     /// [`ClientError::NothingToResolve`]; else as the write itself.
     pub fn resolve(&mut self) -> Result<Outcome, ClientError> {
         let request = self.unresolved.take();
-        self.run(request.ok_or(ClientError::NothingToResolve)?, true)
+        let request = request.ok_or(ClientError::NothingToResolve)?;
+        let result = self.run(&request, true, self.deadline());
+        self.remember(request, &result);
+        result
     }
 
     /// The addresses that the client was given.
@@ -253,6 +332,49 @@ impl Client {
     #[must_use]
     pub fn status(&self) -> Vec<NodeStatus> {
         status_of(&self.addrs, self.options.timeout)
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.options.timeout
+    }
+
+    /// Opens a session for writes if there is none and should be one.
+    fn ensure_session(&mut self, deadline: Instant) -> Result<(), ClientError> {
+        if self.session.is_some() || !self.opens_sessions {
+            return Ok(());
+        }
+        let request = self.name(Operation::OpenSession);
+        match self.run(&request, false, deadline) {
+            Ok(Outcome::Session(id)) => {
+                self.session = Some(Session {
+                    id,
+                    next_sequence: 1,
+                    is_own: true,
+                });
+            }
+            Ok(other) => unreachable!("decode_answer gives a session, not {other:?}"),
+            Err(ClientError::BadRequest { .. } | ClientError::Refused { .. }) => {
+                self.opens_sessions = false;
+            }
+            // A remove needs no space, and no session that does.
+            Err(ClientError::NoSpace { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Leaves the session if it was opened for a write, and says whether it was.
+    fn leave_own_session(&mut self) -> bool {
+        self.session.take_if(|session| session.is_own).is_some()
+    }
+
+    /// Keeps what stays unknown, and leaves a session that is of no more use.
+    fn remember(&mut self, request: Request, result: &Result<Outcome, ClientError>) {
+        match result {
+            Err(ClientError::OutcomeUnknown { .. }) => self.unresolved = Some(request),
+            Err(ClientError::SessionExpired { .. }) => drop(self.leave_own_session()),
+            _ => {}
+        }
     }
 
     /// Gives an operation the name under which it is applied once.
@@ -282,9 +404,14 @@ impl Client {
         }
     }
 
-    /// Tries until there is an outcome or no time left; remembers what stays unknown.
-    fn run(&mut self, request: Request, uncertain: bool) -> Result<Outcome, ClientError> {
-        let mut call = Call::new(&self.options, uncertain);
+    /// Tries until there is an outcome or no time left.
+    fn run(
+        &mut self,
+        request: &Request,
+        uncertain: bool,
+        deadline: Instant,
+    ) -> Result<Outcome, ClientError> {
+        let mut call = Call::new(&self.options, uncertain, deadline);
         let mut frame = Buffer::default();
         encode_operation(
             &mut frame,
@@ -292,19 +419,15 @@ impl Client {
             &request.operation,
             &request.identity,
         );
-        let result = loop {
+        loop {
             if call.is_over() {
-                break Err(call.give_up());
+                return Err(call.give_up());
             }
             let target = self.leader.unwrap_or(self.addrs[self.turn]);
-            if let Some(result) = self.step(&mut call, target, &request, &frame) {
-                break result;
+            if let Some(result) = self.step(&mut call, target, request, &frame) {
+                return result;
             }
-        };
-        if matches!(result, Err(ClientError::OutcomeUnknown { .. })) {
-            self.unresolved = Some(request);
         }
-        result
     }
 
     /// One try at one node: the result of the call if that decides it.
@@ -412,9 +535,9 @@ impl Client {
 }
 
 impl Call {
-    fn new(options: &ClientOptions, uncertain: bool) -> Call {
+    fn new(options: &ClientOptions, uncertain: bool, deadline: Instant) -> Call {
         Call {
-            deadline: Instant::now() + options.timeout,
+            deadline,
             attempt_timeout: options.timeout / ATTEMPTS_PER_TIMEOUT,
             tried: Vec::new(),
             reached: false,

@@ -59,6 +59,17 @@ pub enum ClientError {
     /// A put of a key that exists; nothing was done. Repeating gives the same.
     #[error("key already exists")]
     KeyExists,
+    /// A compare-and-set of a key that holds another value than expected, or one where none
+    /// was expected; nothing was done. Repeating gives the same until somebody changes it.
+    #[error("the key holds another value than expected")]
+    Mismatch,
+    /// An operation of a batch could not be carried out: a put of a key that exists, a remove
+    /// of one that does not, a compare-and-set that found something else. So none was done.
+    #[error("operation {} of the batch cannot be carried out, so none was", .operation + 1)]
+    BatchFailed {
+        /// The first such operation, from 0 on.
+        operation: usize,
+    },
     /// The request itself is wrong; nothing was done. Final.
     #[error("bad request: {reason}")]
     BadRequest {
@@ -107,6 +118,8 @@ impl ClientError {
             ClientError::BadAddress { .. }
             | ClientError::OutcomeUnknown { .. }
             | ClientError::KeyExists
+            | ClientError::Mismatch
+            | ClientError::BatchFailed { .. }
             | ClientError::BadRequest { .. }
             | ClientError::SessionExpired { .. }
             | ClientError::Refused { .. }

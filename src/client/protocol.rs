@@ -4,6 +4,8 @@
 //! with [`encode_operation`], finds frames in what it receives, and understands
 //! them with [`decode_reply`] and [`decode_answer`].
 
+mod added;
+
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -11,6 +13,7 @@ use prost::Message;
 
 use crate::client::ClientError;
 use crate::client::request::Request;
+use crate::kv::WriteOp;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::mem::Buffer;
 use crate::net::envelope::{EnvelopeError, decode_envelope, encode_call};
@@ -47,8 +50,50 @@ pub enum Operation {
         /// Not empty.
         key: Bytes,
     },
+    /// Sets a key, or removes it, if it holds what is expected.
+    CompareAndSet {
+        /// Not empty.
+        key: Bytes,
+        /// What it must hold; [`None`] if it must not exist.
+        expected: Option<Bytes>,
+        /// What it holds then; [`None`] to remove it.
+        new: Option<Bytes>,
+    },
+    /// Carries out all of these, or none: up to
+    /// [`BATCH_OPERATIONS_MAX`](crate::limits::BATCH_OPERATIONS_MAX), no key twice, and
+    /// together at most [`COMMAND_BYTES_MAX`](crate::limits::COMMAND_BYTES_MAX) long.
+    Batch(Vec<WriteOp>),
+    /// Reads many keys in order, linearizably.
+    Scan(Range),
     /// Opens an explicit session.
     OpenSession,
+}
+
+/// Which keys a scan reads. What is left empty, or 0, does not narrow it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// From this key on.
+    pub from: Bytes,
+    /// Up to this key, which is not read itself.
+    pub until: Bytes,
+    /// Only keys that begin with this.
+    pub prefix: Bytes,
+    /// So many entries at a time; a node gives
+    /// [`SCAN_ENTRIES_MAX`](crate::limits::SCAN_ENTRIES_MAX) at most.
+    pub entries_max: u32,
+    /// So many bytes of keys and values at a time, but one entry in any case; a node gives
+    /// [`SCAN_BYTES_MAX`](crate::limits::SCAN_BYTES_MAX) and one entry at most.
+    pub bytes_max: u32,
+}
+
+/// A part of a [`Range`], as it was at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Keys and values in key order.
+    pub entries: Vec<(Bytes, Bytes)>,
+    /// The first key of the range that is not among them: [`Range::from`] of the next page,
+    /// which is of a later moment. [`None`] if there was none.
+    pub next: Option<Bytes>,
 }
 
 impl Operation {
@@ -60,6 +105,9 @@ impl Operation {
             Operation::Update { .. } => OperationType::Update,
             Operation::Get { .. } => OperationType::Get,
             Operation::Remove { .. } => OperationType::Delete,
+            Operation::CompareAndSet { .. } => OperationType::CompareAndSet,
+            Operation::Batch(_) => OperationType::Batch,
+            Operation::Scan(_) => OperationType::Scan,
             Operation::OpenSession => OperationType::OpenSession,
         }
     }
@@ -81,24 +129,34 @@ impl Operation {
             Operation::Put { key, value } | Operation::Update { key, value } => (key, value),
             Operation::Get { key } | Operation::Remove { key } => (key, &[]),
             Operation::OpenSession => return Ok(()),
+            Operation::CompareAndSet { .. } | Operation::Batch(_) | Operation::Scan(_) => {
+                return added::check(self);
+            }
         };
-        let reason = if key.is_empty() {
-            "the key is empty".into()
-        } else if key.len() > KEY_BYTES_MAX {
-            format!(
-                "the key has {} bytes, {KEY_BYTES_MAX} are allowed",
-                key.len()
-            )
-        } else if value.len() > VALUE_BYTES_MAX {
-            format!(
-                "the value has {} bytes, {VALUE_BYTES_MAX} are allowed",
-                value.len()
-            )
-        } else {
-            return Ok(());
-        };
-        Err(ClientError::BadRequest { reason })
+        check_key(key)?;
+        check_value("value", value)
     }
+}
+
+fn check_key(key: &[u8]) -> Result<(), ClientError> {
+    if key.is_empty() {
+        return Err(ClientError::BadRequest {
+            reason: "the key is empty".into(),
+        });
+    }
+    check_length("key", key, KEY_BYTES_MAX)
+}
+
+fn check_value(what: &str, value: &[u8]) -> Result<(), ClientError> {
+    check_length(what, value, VALUE_BYTES_MAX)
+}
+
+fn check_length(what: &str, bytes: &[u8], max: usize) -> Result<(), ClientError> {
+    if bytes.len() <= max {
+        return Ok(());
+    }
+    let reason = format!("the {what} has {} bytes, {max} are allowed", bytes.len());
+    Err(ClientError::BadRequest { reason })
 }
 
 /// Under which name a request is sent, so that it is applied once however often it
@@ -125,8 +183,11 @@ pub enum Outcome {
     Done,
     /// A get found this.
     Value(Bytes),
-    /// A get or a remove found nothing.
+    /// A get found nothing; a remove, or a compare-and-set that expected a value, did not
+    /// find the key.
     NotFound,
+    /// A scan found these.
+    Page(Page),
     /// The session is open under this id.
     Session(u64),
 }
@@ -168,7 +229,10 @@ pub fn encode_operation(
     operation: &Operation,
     identity: &Identity,
 ) {
-    Request::new(operation, identity).encode_call(out, sequence_id);
+    match Request::new(operation, identity) {
+        Some(request) => request.encode_call(out, sequence_id),
+        None => added::encode(out, sequence_id, operation, identity),
+    }
 }
 
 /// Appends a frame that asks a node for its status.
@@ -192,8 +256,12 @@ pub fn decode_reply(body: Bytes) -> Result<Reply, EnvelopeError> {
 
 fn is_write(kind: OperationType) -> bool {
     match kind {
-        OperationType::Put | OperationType::Update | OperationType::Delete => true,
-        OperationType::Get | OperationType::OpenSession => false,
+        OperationType::Put
+        | OperationType::Update
+        | OperationType::Delete
+        | OperationType::CompareAndSet
+        | OperationType::Batch => true,
+        OperationType::Get | OperationType::Scan | OperationType::OpenSession => false,
     }
 }
 
@@ -219,6 +287,9 @@ pub fn decode_answer_to(kind: OperationType, payload: Bytes) -> Result<Answer, &
             Some(Data::Payload(value)) => Outcome::Value(value),
             _ => Outcome::Value(Bytes::new()),
         }),
+        (StatusCode::Success, OperationType::Scan) => {
+            Answer::Outcome(Outcome::Page(added::page(response)))
+        }
         (StatusCode::Created | StatusCode::Success, OperationType::OpenSession) => {
             match response.session_id {
                 0 => return Err("a session without an id"),
@@ -226,9 +297,10 @@ pub fn decode_answer_to(kind: OperationType, payload: Bytes) -> Result<Answer, &
             }
         }
         (StatusCode::Created, kind) if is_write(kind) => Answer::Outcome(Outcome::Done),
-        (StatusCode::NotFound, OperationType::Get | OperationType::Delete) => {
-            Answer::Outcome(Outcome::NotFound)
-        }
+        (
+            StatusCode::NotFound,
+            OperationType::Get | OperationType::Delete | OperationType::CompareAndSet,
+        ) => Answer::Outcome(Outcome::NotFound),
         (StatusCode::Redirect, _) => match response.data {
             Some(Data::Address(address)) => {
                 Answer::Redirect(address.parse().map_err(|_| "a redirect to no address")?)
@@ -250,6 +322,11 @@ fn refusal(status: StatusCode, response: KvOperationResponse) -> Answer {
         Ok(ErrorCode::Busy) => Answer::Busy(reason),
         Ok(ErrorCode::OutcomeUnknown) => Answer::Unknown(reason),
         Ok(ErrorCode::KeyExists) => Answer::Refused(ClientError::KeyExists),
+        Ok(ErrorCode::ValueMismatch) => Answer::Refused(ClientError::Mismatch),
+        Ok(ErrorCode::BatchFailed) if response.failed_operation > 0 => {
+            let operation = response.failed_operation as usize - 1;
+            Answer::Refused(ClientError::BatchFailed { operation })
+        }
         Ok(ErrorCode::NoSpace) => Answer::Refused(ClientError::NoSpace { reason }),
         Ok(ErrorCode::SessionExpired) => Answer::Refused(ClientError::SessionExpired {
             outcome_unknown: false,
@@ -259,11 +336,13 @@ fn refusal(status: StatusCode, response: KvOperationResponse) -> Answer {
             Answer::Refused(ClientError::BadRequest { reason })
         }
         Ok(ErrorCode::None) => Answer::Refused(ClientError::refused(status, reason)),
-        Ok(ErrorCode::StoreFull) | Err(_) => Answer::Refused(ClientError::Refused {
-            status: status as i32,
-            code: response.error_code,
-            reason,
-        }),
+        Ok(ErrorCode::StoreFull | ErrorCode::BatchFailed) | Err(_) => {
+            Answer::Refused(ClientError::Refused {
+                status: status as i32,
+                code: response.error_code,
+                reason,
+            })
+        }
     }
 }
 

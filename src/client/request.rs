@@ -24,8 +24,8 @@ const KEY_UUID: u8 = 0x0a;
 const KEY_SESSION_ID: u8 = 0x08;
 const KEY_STEP: u8 = 0x08;
 
-/// An [`Operation`] under its name, borrowed. Must be one that passes
-/// [`Operation::check`].
+/// An [`Operation`] under its name, borrowed: one of those that the original has, or the
+/// opening of a session. Must be one that passes [`Operation::check`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
     /// What is asked for.
@@ -55,13 +55,17 @@ pub enum Name<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// The request for `operation`.
+    /// The request for `operation`, [`None`] if it is one that needs more than a key and a
+    /// value.
     #[must_use]
-    pub fn new(operation: &'a Operation, identity: &'a Identity) -> Request<'a> {
+    pub fn new(operation: &'a Operation, identity: &'a Identity) -> Option<Request<'a>> {
         let (key, value): (&[u8], &[u8]) = match operation {
             Operation::Put { key, value } | Operation::Update { key, value } => (key, value),
             Operation::Get { key } | Operation::Remove { key } => (key, &[]),
             Operation::OpenSession => (&[], &[]),
+            Operation::CompareAndSet { .. } | Operation::Batch(_) | Operation::Scan(_) => {
+                return None;
+            }
         };
         let name = match identity {
             Identity::Uuid(uuid) => Name::Uuid(uuid),
@@ -75,12 +79,12 @@ impl<'a> Request<'a> {
                 acked_below,
             },
         };
-        Request {
+        Some(Request {
             kind: operation.kind(),
             key,
             value,
             name,
-        }
+        })
     }
 }
 
@@ -185,6 +189,7 @@ mod tests {
             key: request.key.to_vec().into(),
             value: request.value.to_vec().into(),
             session,
+            ..Default::default()
         };
         let mut out = Buffer::default();
         encode_call(

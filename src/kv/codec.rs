@@ -18,6 +18,11 @@ impl<'a> Reader<'a> {
         self.position == self.bytes.len()
     }
 
+    /// All that is left; takes nothing.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        &self.bytes[self.position..]
+    }
+
     /// The next `len` bytes.
     pub(super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let end = self.position.checked_add(len)?;

@@ -6,20 +6,24 @@
 //! | field | bytes | |
 //! |---|---|---|
 //! | version | 1 | 1 |
-//! | opcode | 1 | 1 open session, 2 put, 3 update, 4 remove; others are free for later operations |
+//! | opcode | 1 | 1 open session, 2 put, 3 update, 4 remove, 5 compare and set, 6 batch; others are free for later operations |
 //! | *open session:* client | 16 | |
 //! | *writes:* identity | 1 | 0 none, 1 implicit, 2 session |
 //! | *implicit:* client, sequence | 16 + 8 | |
 //! | *session:* session, sequence, acked below | 8 + 8 + 8 | |
-//! | *writes:* key length, key | 4 + n | 1 to [`limits::KEY_BYTES_MAX`] |
+//! | *writes but a batch:* key length, key | 4 + n | 1 to [`limits::KEY_BYTES_MAX`] |
 //! | *put, update:* value length, value | 4 + n | up to [`limits::VALUE_BYTES_MAX`] |
+//! | *compare and set:* expected value | 1, or 1 + 4 + n | 0 if the key is to be absent; else 1, length, value |
+//! | *compare and set:* new value | 1, or 1 + 4 + n | 0 if the key is to be removed; else 1, length, value |
+//! | *batch:* the operations | | see [`super::batch`] |
 //!
-//! Nothing may follow. What does not decode is answered with
+//! Nothing may follow, and the whole is at most [`limits::COMMAND_BYTES_MAX`] long. What does not decode is answered with
 //! [`Outcome::Malformed`](super::Outcome::Malformed), by every replica alike.
 
 use bytes::{BufMut, Bytes};
 use uuid::Uuid;
 
+use super::batch::Operations;
 use super::codec::Reader;
 use crate::limits;
 use crate::mem::Buffer;
@@ -30,13 +34,15 @@ const OP_OPEN_SESSION: u8 = 1;
 const OP_PUT: u8 = 2;
 const OP_UPDATE: u8 = 3;
 const OP_REMOVE: u8 = 4;
+const OP_CAS: u8 = 5;
+const OP_BATCH: u8 = 6;
 
 const IDENTITY_NONE: u8 = 0;
 const IDENTITY_IMPLICIT: u8 = 1;
 const IDENTITY_SESSION: u8 = 2;
 
-/// Version, opcode, the longest identity and two lengths.
-const FIXED_BYTES_MAX: usize = 2 + 1 + 24 + 4 + 4;
+/// Version, opcode, the longest identity, and the lengths of a compare-and-set.
+const FIXED_BYTES_MAX: usize = 2 + 1 + 24 + 4 + 5 + 5;
 
 const _: () = assert!(
     FIXED_BYTES_MAX <= limits::COMMAND_OVERHEAD_BYTES,
@@ -112,6 +118,16 @@ pub enum WriteOp<B = Bytes> {
         /// 1 to [`limits::KEY_BYTES_MAX`] bytes.
         key: B,
     },
+    /// Compare and set: changes the key if it holds what is expected. With all that belongs
+    /// to it at most [`limits::COMMAND_BYTES_MAX`] long.
+    Cas {
+        /// 1 to [`limits::KEY_BYTES_MAX`] bytes.
+        key: B,
+        /// What the key must hold; `None` if it must not exist.
+        expected: Option<B>,
+        /// What it holds then; `None` to remove it.
+        new: Option<B>,
+    },
 }
 
 impl<B> WriteOp<B> {
@@ -119,8 +135,20 @@ impl<B> WriteOp<B> {
     #[must_use]
     pub fn key(&self) -> &B {
         match self {
-            WriteOp::Put { key, .. } | WriteOp::Update { key, .. } | WriteOp::Remove { key } => key,
+            WriteOp::Put { key, .. }
+            | WriteOp::Update { key, .. }
+            | WriteOp::Remove { key }
+            | WriteOp::Cas { key, .. } => key,
         }
+    }
+
+    /// Whether it leaves a value, so that the store may grow.
+    #[must_use]
+    pub fn grows(&self) -> bool {
+        !matches!(
+            self,
+            WriteOp::Remove { .. } | WriteOp::Cas { new: None, .. }
+        )
     }
 
     fn map<C>(self, convert: impl Fn(B) -> C) -> WriteOp<C> {
@@ -134,6 +162,138 @@ impl<B> WriteOp<B> {
                 value: convert(value),
             },
             WriteOp::Remove { key } => WriteOp::Remove { key: convert(key) },
+            WriteOp::Cas { key, expected, new } => WriteOp::Cas {
+                key: convert(key),
+                expected: expected.map(&convert),
+                new: new.map(&convert),
+            },
+        }
+    }
+}
+
+impl<B: AsRef<[u8]>> WriteOp<B> {
+    /// The same, borrowed.
+    #[must_use]
+    pub fn borrowed(&self) -> WriteOp<&[u8]> {
+        match self {
+            WriteOp::Put { key, value } => WriteOp::Put {
+                key: key.as_ref(),
+                value: value.as_ref(),
+            },
+            WriteOp::Update { key, value } => WriteOp::Update {
+                key: key.as_ref(),
+                value: value.as_ref(),
+            },
+            WriteOp::Remove { key } => WriteOp::Remove { key: key.as_ref() },
+            WriteOp::Cas { key, expected, new } => WriteOp::Cas {
+                key: key.as_ref(),
+                expected: expected.as_ref().map(AsRef::as_ref),
+                new: new.as_ref().map(AsRef::as_ref),
+            },
+        }
+    }
+
+    /// The values that it carries.
+    pub(super) fn values(&self) -> [Option<&[u8]>; 2] {
+        match self {
+            WriteOp::Put { value, .. } | WriteOp::Update { value, .. } => {
+                [Some(value.as_ref()), None]
+            }
+            WriteOp::Remove { .. } => [None, None],
+            WriteOp::Cas { expected, new, .. } => {
+                [expected, new].map(|value| value.as_ref().map(AsRef::as_ref))
+            }
+        }
+    }
+
+    /// How many bytes [`WriteOp::encode_fields`] appends.
+    #[inline]
+    pub(super) fn fields_len(&self) -> usize {
+        let optional = |value: &Option<B>| value.as_ref().map_or(1, |v| 5 + v.as_ref().len());
+        let key = 4 + self.key().as_ref().len();
+        match self {
+            WriteOp::Put { value, .. } | WriteOp::Update { value, .. } => {
+                key + 4 + value.as_ref().len()
+            }
+            WriteOp::Remove { .. } => key,
+            WriteOp::Cas { expected, new, .. } => key + optional(expected) + optional(new),
+        }
+    }
+
+    #[inline]
+    pub(super) fn opcode(&self) -> u8 {
+        match self {
+            WriteOp::Put { .. } => OP_PUT,
+            WriteOp::Update { .. } => OP_UPDATE,
+            WriteOp::Remove { .. } => OP_REMOVE,
+            WriteOp::Cas { .. } => OP_CAS,
+        }
+    }
+
+    /// Appends key and values.
+    #[inline]
+    pub(super) fn encode_fields(&self, out: &mut impl BufMut) {
+        put_bytes(out, self.key().as_ref());
+        match self {
+            WriteOp::Put { value, .. } | WriteOp::Update { value, .. } => {
+                put_bytes(out, value.as_ref());
+            }
+            WriteOp::Remove { .. } => {}
+            WriteOp::Cas { expected, new, .. } => {
+                for value in [expected, new] {
+                    out.put_u8(u8::from(value.is_some()));
+                    if let Some(value) = value {
+                        put_bytes(out, value.as_ref());
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<'a> WriteOp<&'a [u8]> {
+    /// Reads key and values of an operation with this opcode.
+    #[inline]
+    pub(super) fn read_fields(
+        opcode: u8,
+        reader: &mut Reader<'a>,
+    ) -> Result<WriteOp<&'a [u8]>, DecodeError> {
+        let key = decode_key(reader)?;
+        Ok(match opcode {
+            OP_PUT => WriteOp::Put {
+                key,
+                value: decode_value(reader)?,
+            },
+            OP_UPDATE => WriteOp::Update {
+                key,
+                value: decode_value(reader)?,
+            },
+            OP_REMOVE => WriteOp::Remove { key },
+            OP_CAS => WriteOp::Cas {
+                key,
+                expected: decode_optional(reader)?,
+                new: decode_optional(reader)?,
+            },
+            _ => return Err(DecodeError::Opcode(opcode)),
+        })
+    }
+
+    /// Whether the store lets it through when the key holds `current`.
+    pub(super) fn fits(&self, current: Option<&[u8]>) -> bool {
+        match *self {
+            WriteOp::Put { .. } => current.is_none(),
+            WriteOp::Update { .. } => true,
+            WriteOp::Remove { .. } => current.is_some(),
+            WriteOp::Cas { expected, .. } => current == expected,
+        }
+    }
+
+    /// What the key holds once it was let through.
+    pub(super) fn leaves(&self) -> Option<&'a [u8]> {
+        match *self {
+            WriteOp::Put { value, .. } | WriteOp::Update { value, .. } => Some(value),
+            WriteOp::Remove { .. } => None,
+            WriteOp::Cas { new, .. } => new,
         }
     }
 }
@@ -152,6 +312,13 @@ pub enum Command<B = Bytes> {
         identity: Identity,
         /// The change.
         op: WriteOp<B>,
+    },
+    /// Changes several keys, all of them or none, once for each identity.
+    Batch {
+        /// What tells it from its own repetition.
+        identity: Identity,
+        /// The changes.
+        operations: Operations<B>,
     },
 }
 
@@ -173,6 +340,18 @@ pub enum DecodeError {
     /// The value is too long.
     #[error("value of {0} bytes")]
     ValueLength(usize),
+    /// Neither that a value is there nor that it is not.
+    #[error("unknown presence {0} of a value")]
+    Presence(u8),
+    /// Too long for an entry of the log.
+    #[error("command of {0} bytes, {max} are allowed", max = limits::COMMAND_BYTES_MAX)]
+    CommandLength(usize),
+    /// A batch of no operations, or of too many.
+    #[error("batch of {0} operations, 1 to {max} are allowed", max = limits::BATCH_OPERATIONS_MAX)]
+    OperationCount(usize),
+    /// Two operations of a batch have the same key.
+    #[error("two operations of the batch have the same key")]
+    RepeatedKey,
     /// The bytes end too early.
     #[error("command ends too early")]
     Truncated,
@@ -183,20 +362,17 @@ pub enum DecodeError {
 
 impl<B: AsRef<[u8]>> Command<B> {
     /// How many bytes [`Command::encode_into`] appends: at most
-    /// [`limits::COMMAND_OVERHEAD_BYTES`] more than key and value have.
+    /// [`limits::COMMAND_OVERHEAD_BYTES`] more than key and values have, if it is no batch.
     #[must_use]
     #[inline]
     pub fn encoded_len(&self) -> usize {
         match self {
             Command::OpenSession { .. } => 2 + 16,
-            Command::Write { identity, op } => {
-                let identity = match identity {
-                    Identity::None => 1,
-                    Identity::Implicit { .. } | Identity::Session { .. } => 1 + 24,
-                };
-                let (_, key, value) = parts(op);
-                2 + identity + 4 + key.len() + value.map_or(0, |value| 4 + value.len())
-            }
+            Command::Write { identity, op } => 2 + identity.encoded_len() + op.fields_len(),
+            Command::Batch {
+                identity,
+                operations,
+            } => 2 + identity.encoded_len() + operations.as_bytes().len(),
         }
     }
 
@@ -209,14 +385,15 @@ impl<B: AsRef<[u8]>> Command<B> {
                 out.put_u128_le(client.0);
             }
             Command::Write { identity, op } => {
-                let (opcode, key, value) = parts(op);
-                put_write_head(out, opcode, identity);
-                for bytes in std::iter::once(key).chain(value) {
-                    let len =
-                        u32::try_from(bytes.len()).expect("keys and values are within the limits");
-                    out.put_u32_le(len);
-                    out.put_slice(bytes);
-                }
+                put_write_head(out, op.opcode(), identity);
+                op.encode_fields(out);
+            }
+            Command::Batch {
+                identity,
+                operations,
+            } => {
+                put_write_head(out, OP_BATCH, identity);
+                out.put_slice(operations.as_bytes());
             }
         }
     }
@@ -224,7 +401,7 @@ impl<B: AsRef<[u8]>> Command<B> {
 
 impl Command {
     /// The command's bytes: at most [`limits::COMMAND_OVERHEAD_BYTES`] more than
-    /// its key and value.
+    /// its key and values, if it is no batch.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let mut buffer = Buffer::with_capacity(self.encoded_len());
@@ -242,6 +419,13 @@ impl Command {
             Command::Write { identity, op } => Command::Write {
                 identity,
                 op: op.map(|part| bytes.slice_ref(part)),
+            },
+            Command::Batch {
+                identity,
+                operations,
+            } => Command::Batch {
+                identity,
+                operations: operations.map(|part| bytes.slice_ref(part)),
             },
         })
     }
@@ -264,22 +448,21 @@ impl<'a> Command<&'a [u8]> {
             OP_OPEN_SESSION => Command::OpenSession {
                 client: ClientId(reader.u128().ok_or(DecodeError::Truncated)?),
             },
-            OP_PUT | OP_UPDATE | OP_REMOVE => {
-                let identity = decode_identity(&mut reader)?;
-                let key = decode_key(&mut reader)?;
-                let op = match opcode {
-                    OP_REMOVE => WriteOp::Remove { key },
-                    OP_PUT => WriteOp::Put {
-                        key,
-                        value: decode_value(&mut reader)?,
-                    },
-                    _ => WriteOp::Update {
-                        key,
-                        value: decode_value(&mut reader)?,
-                    },
-                };
-                Command::Write { identity, op }
+            OP_PUT | OP_UPDATE | OP_REMOVE => Command::Write {
+                identity: decode_identity(&mut reader)?,
+                op: WriteOp::read_fields(opcode, &mut reader)?,
+            },
+            OP_CAS | OP_BATCH if bytes.len() > limits::COMMAND_BYTES_MAX => {
+                return Err(DecodeError::CommandLength(bytes.len()));
             }
+            OP_CAS => Command::Write {
+                identity: decode_identity(&mut reader)?,
+                op: WriteOp::read_fields(opcode, &mut reader)?,
+            },
+            OP_BATCH => Command::Batch {
+                identity: decode_identity(&mut reader)?,
+                operations: Operations::read(&mut reader)?,
+            },
             _ => return Err(DecodeError::Opcode(opcode)),
         };
         if !reader.is_at_end() {
@@ -289,14 +472,22 @@ impl<'a> Command<&'a [u8]> {
     }
 }
 
-/// Opcode, key and value.
-#[inline]
-fn parts<B: AsRef<[u8]>>(op: &WriteOp<B>) -> (u8, &[u8], Option<&[u8]>) {
-    match op {
-        WriteOp::Put { key, value } => (OP_PUT, key.as_ref(), Some(value.as_ref())),
-        WriteOp::Update { key, value } => (OP_UPDATE, key.as_ref(), Some(value.as_ref())),
-        WriteOp::Remove { key } => (OP_REMOVE, key.as_ref(), None),
+impl Identity {
+    #[inline]
+    fn encoded_len(&self) -> usize {
+        match self {
+            Identity::None => 1,
+            Identity::Implicit { .. } | Identity::Session { .. } => 1 + 24,
+        }
     }
+}
+
+/// A length and so many bytes.
+#[inline]
+fn put_bytes(out: &mut impl BufMut, bytes: &[u8]) {
+    let len = u32::try_from(bytes.len()).expect("keys and values are within the limits");
+    out.put_u32_le(len);
+    out.put_slice(bytes);
 }
 
 /// What stands before the key, in one piece: small steps cost more than their bytes.
@@ -371,6 +562,14 @@ fn decode_value<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], DecodeError> {
     reader.take(len).ok_or(DecodeError::Truncated)
 }
 
+fn decode_optional<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, DecodeError> {
+    match reader.u8().ok_or(DecodeError::Truncated)? {
+        0 => Ok(None),
+        1 => decode_value(reader).map(Some),
+        other => Err(DecodeError::Presence(other)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -401,13 +600,32 @@ mod tests {
             (key(), value()).prop_map(|(key, value)| WriteOp::Put { key, value }),
             (key(), value()).prop_map(|(key, value)| WriteOp::Update { key, value }),
             key().prop_map(|key| WriteOp::Remove { key }),
+            (key(), prop::option::of(value()), prop::option::of(value()))
+                .prop_map(|(key, expected, new)| WriteOp::Cas { key, expected, new }),
         ];
+        let batch = prop::collection::btree_map(key(), op.clone(), 1..6).prop_map(|by_key| {
+            let operations = by_key.into_iter().map(|(key, op)| with_key(op, key));
+            Operations::encode(&operations.collect::<Vec<_>>()).expect("each key once")
+        });
         prop_oneof![
+            (identity(), batch).prop_map(|(identity, operations)| Command::Batch {
+                identity,
+                operations
+            }),
             any::<u128>().prop_map(|client| Command::OpenSession {
                 client: ClientId(client)
             }),
             (identity(), op).prop_map(|(identity, op)| Command::Write { identity, op }),
         ]
+    }
+
+    fn with_key(op: WriteOp, key: Bytes) -> WriteOp {
+        match op {
+            WriteOp::Put { value, .. } => WriteOp::Put { key, value },
+            WriteOp::Update { value, .. } => WriteOp::Update { key, value },
+            WriteOp::Remove { .. } => WriteOp::Remove { key },
+            WriteOp::Cas { expected, new, .. } => WriteOp::Cas { key, expected, new },
+        }
     }
 
     proptest! {
@@ -421,6 +639,9 @@ mod tests {
                 let value_bytes = match op {
                     WriteOp::Put { value, .. } | WriteOp::Update { value, .. } => value.len(),
                     WriteOp::Remove { .. } => 0,
+                    WriteOp::Cas { expected, new, .. } => {
+                        [expected, new].into_iter().flatten().map(Bytes::len).sum()
+                    }
                 };
                 let payload_bytes = op.key().len() + value_bytes;
                 prop_assert!(bytes.len() <= payload_bytes + limits::COMMAND_OVERHEAD_BYTES);
@@ -443,7 +664,7 @@ mod tests {
         }
 
         #[test]
-        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), op in 0u8..6) {
+        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), op in 0u8..8) {
             let _ = Command::decode(&Bytes::from(bytes.clone()));
             let mut plausible = vec![VERSION, op];
             plausible.extend_from_slice(&bytes);
@@ -472,6 +693,58 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_of_compare_and_set_and_of_batches_never_change() {
+        let cas = |expected: Option<&'static [u8]>, new: Option<&'static [u8]>| WriteOp::Cas {
+            key: &b"k"[..],
+            expected,
+            new,
+        };
+        let bytes = |op| {
+            let identity = Identity::None;
+            let mut out = Vec::new();
+            Command::Write { identity, op }.encode_into(&mut out);
+            out
+        };
+        let expected = [
+            1, 5, 0, 1, 0, 0, 0, b'k', 1, 1, 0, 0, 0, b'a', 1, 0, 0, 0, 0,
+        ];
+        assert_eq!(bytes(cas(Some(b"a"), Some(b""))), expected);
+        assert_eq!(bytes(cas(None, None)), [1, 5, 0, 1, 0, 0, 0, b'k', 0, 0]);
+        let remove = WriteOp::Remove { key: &b"l"[..] };
+        let batch = Command::Batch {
+            identity: Identity::None,
+            operations: Operations::encode(&[cas(None, None), remove]).unwrap(),
+        };
+        let expected = [
+            1, 6, 0, 2, 0, 5, 1, 0, 0, 0, b'k', 0, 0, 4, 1, 0, 0, 0, b'l',
+        ];
+        assert_eq!(batch.encode().as_ref(), expected);
+    }
+
+    #[test]
+    fn the_longest_compare_and_set_is_read_and_one_byte_more_is_not() {
+        let command = |new: usize| {
+            let op = WriteOp::Cas {
+                key: vec![b'k'; limits::KEY_BYTES_MAX],
+                expected: Some(vec![b'e'; limits::VALUE_BYTES_MAX / 2]),
+                new: Some(vec![b'n'; new]),
+            };
+            let mut out = Vec::new();
+            let identity = Identity::None;
+            Command::Write { identity, op }.encode_into(&mut out);
+            out
+        };
+        let fixed = command(0).len();
+        let longest = command(limits::COMMAND_BYTES_MAX - fixed);
+        assert!(Command::read(&longest).is_ok());
+        let longer = command(limits::COMMAND_BYTES_MAX - fixed + 1);
+        assert_eq!(
+            Command::read(&longer),
+            Err(DecodeError::CommandLength(limits::COMMAND_BYTES_MAX + 1))
+        );
+    }
+
+    #[test]
     fn unknown_versions_opcodes_and_lengths_are_told_apart() {
         let decode = |bytes: &[u8]| Command::decode(&Bytes::copy_from_slice(bytes));
         assert_eq!(decode(&[]), Err(DecodeError::Truncated));
@@ -485,6 +758,10 @@ mod tests {
         assert_eq!(
             decode(&[1, 4, 0, 1, 0, 1, 0]),
             Err(DecodeError::KeyLength(0x1_0001))
+        );
+        assert_eq!(
+            decode(&[1, 5, 0, 1, 0, 0, 0, b'k', 2]),
+            Err(DecodeError::Presence(2))
         );
         assert_eq!(
             decode(&[1, 2, 0, 1, 0, 0, 0, b'k', 1, 0, 0x80, 0]),

@@ -4,7 +4,8 @@
 //! so that replicas that applied the same entries hold the same bytes. The raft
 //! thread owns it all.
 //!
-//! - [`command`]: what an entry asks for, and its bytes in the log
+//! - [`command`]: what an entry asks for, and its bytes in the log; [`batch`]: several
+//!   changes in one
 //! - [`state_machine`]: applies entries; store, sessions and position move together
 //! - [`sessions`]: remembers answers, so that a repeated write is applied once;
 //!   those of `implicit` sessions are in a table of their own
@@ -17,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod batch;
 mod codec;
 pub mod command;
 mod implicit;
@@ -31,6 +33,7 @@ pub mod snapshot;
 pub mod state_machine;
 mod walk;
 
+pub use batch::Operations;
 pub use command::{ClientId, Command, DecodeError, Identity, WriteOp};
 pub use outcome::Outcome;
 pub use restore::{Restore, SnapshotError, SnapshotInfo};

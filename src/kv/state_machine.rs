@@ -8,6 +8,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
+use super::batch::Operations;
 use super::command::{Command, WriteOp};
 use super::outcome::Outcome;
 use super::sessions::{Admission, Admitted, SessionLimits, Sessions};
@@ -111,6 +112,17 @@ impl StateMachine {
                 Admission::Answer(outcome) => outcome,
                 Admission::Apply(write) => self.write_once(write, op, index),
             },
+            Command::Batch {
+                identity,
+                operations,
+            } => match self.sessions.admit(identity, index) {
+                Admission::Answer(outcome) => outcome,
+                Admission::Apply(write) => {
+                    let outcome = self.batch(operations);
+                    self.sessions.record(write, index, outcome);
+                    outcome
+                }
+            },
         }
     }
 
@@ -119,6 +131,7 @@ impl StateMachine {
             WriteOp::Put { key, value } => self.put(key, value),
             WriteOp::Update { key, value } => self.update(key, value),
             WriteOp::Remove { key } => self.remove(key),
+            WriteOp::Cas { key, expected, new } => self.compare_and_set(key, expected, new),
         };
         self.sessions.record(write, index, outcome);
         outcome
@@ -161,6 +174,55 @@ impl StateMachine {
         }
     }
 
+    fn compare_and_set(
+        &mut self,
+        key: &[u8],
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+    ) -> Outcome {
+        let current = self.store.get(key);
+        if current != expected {
+            return match current {
+                Some(_) => Outcome::Mismatch,
+                None => Outcome::NotFound,
+            };
+        }
+        match (expected, new) {
+            (_, Some(value)) => self.update(key, value),
+            (Some(_), None) => self.remove(key),
+            // It was expected to be gone, and is.
+            (None, None) => Outcome::Removed,
+        }
+    }
+
+    /// Looks first whether all of it can be done, then does it.
+    fn batch(&mut self, operations: Operations<&[u8]>) -> Outcome {
+        let mut charged = self.store.charged_bytes();
+        for (at, op) in operations.iter().enumerate() {
+            let key = *op.key();
+            let current = self.store.get(key);
+            if !op.fits(current) {
+                let at = u8::try_from(at).expect("a batch has fewer operations");
+                return Outcome::BatchFailed(at);
+            }
+            // No key occurs twice, so each is taken off once.
+            charged -= current.map_or(0, |value| charge_bytes(key, value));
+            charged += op.leaves().map_or(0, |value| charge_bytes(key, value));
+        }
+        if charged > self.store_bytes_max {
+            return Outcome::NoRoom;
+        }
+        for op in operations.iter() {
+            let key = *op.key();
+            self.save_current(key);
+            match op.leaves() {
+                Some(value) => self.store.upsert(key, value),
+                None => self.store.remove(key),
+            };
+        }
+        Outcome::Created
+    }
+
     /// Whether the entry fits even if it is new.
     fn has_room_for(&self, key: &[u8], value: &[u8]) -> bool {
         self.store.charged_bytes() + charge_bytes(key, value) <= self.store_bytes_max
@@ -185,12 +247,6 @@ impl StateMachine {
         if self.walk.as_ref().is_some_and(Walk::is_over_hard_cap) {
             self.walk = None;
         }
-    }
-
-    /// The value of `key`, copied.
-    #[must_use]
-    pub fn get(&self, key: &[u8]) -> Option<Bytes> {
-        self.store.get(key).map(Bytes::copy_from_slice)
     }
 
     /// The value of `key`.

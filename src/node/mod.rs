@@ -11,6 +11,7 @@
 //! | `core.rs` | what comes in, what goes out, the order of a flush |
 //! | `durability.rs` | **the durability rule**: what waits for which sync |
 //! | `requests.rs` | clients: writes, reads, who gets which answer |
+//! | `scan.rs` | reads of many keys in order |
 //! | `snapshots.rs` | taking snapshots beside writes, compaction of the log |
 //! | `transfer.rs` | sending a snapshot to a follower |
 //! | `install.rs` | receiving one |
@@ -26,6 +27,7 @@ mod members;
 mod peers;
 mod recovery;
 mod requests;
+mod scan;
 mod snapshots;
 mod status;
 mod transfer;
@@ -35,4 +37,5 @@ pub use self::members::{Addresses, OperatorAnswer};
 pub use self::peers::{Hello, HelloReply, PROTOCOL_VERSION};
 pub use self::recovery::{OpenError, RecoverySummary};
 pub use self::requests::{Answer, Caller, Request};
+pub use self::scan::{Page, Scan};
 pub use self::status::{MemberStatus, PeerStatus, Status};

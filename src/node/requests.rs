@@ -11,6 +11,7 @@ use crate::limits;
 use crate::mem::Buffer;
 use crate::node::core::Node;
 use crate::node::members::OperatorAnswer;
+use crate::node::scan::{Page, Scan};
 use crate::node::status::Status;
 use crate::raft::{Change, ProposeError, ReadId, ReadOutcome};
 use crate::time::Time;
@@ -43,6 +44,8 @@ pub enum Request {
         /// Of this key.
         key: Bytes,
     },
+    /// A linearizable read of many keys in order.
+    Scan(Box<Scan>),
     /// What this node knows of itself.
     Status,
     /// A change of the members; answered when it is done.
@@ -58,6 +61,8 @@ pub enum Answer {
     Applied(Outcome),
     /// The value of the key, `None` if there is none.
     Value(Option<Buffer>),
+    /// The first page of what a scan asks for.
+    Page(Box<Page>),
     /// This node does not lead, that one does. Nothing was done.
     Redirect(NodeId),
     /// No leader is known. Nothing was done.
@@ -75,16 +80,23 @@ pub enum Answer {
     Operator(OperatorAnswer),
 }
 
+/// What a read looks up.
+#[derive(Debug)]
+enum Lookup {
+    Key(Bytes),
+    Range(Box<Scan>),
+}
+
 /// Requests that wait.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     /// Writes in the log, in its order, all of the term that this node leads.
     writes: VecDeque<(EntryId, Caller)>,
     /// Reads that wait to be confirmed, in the order in which they came.
-    reads: VecDeque<(ReadId, Caller, Bytes)>,
+    reads: VecDeque<(ReadId, Caller, Lookup)>,
     /// Reads that are confirmed and wait for the state machine, in the order of the
     /// index that they wait for.
-    confirmed: VecDeque<(Index, Caller, Bytes)>,
+    confirmed: VecDeque<(Index, Caller, Lookup)>,
     next_read: u64,
     /// Connections whose reads are refused.
     refused: BTreeSet<(u32, u64)>,
@@ -122,10 +134,10 @@ impl Requests {
     ) {
         for outcome in outcomes {
             let (ReadOutcome::Ready(id, _) | ReadOutcome::Lost(id)) = outcome;
-            let (asked, caller, key) = self.reads.pop_front().expect("each read was asked for");
+            let (asked, caller, lookup) = self.reads.pop_front().expect("each read was asked for");
             assert_eq!(asked, id, "reads are confirmed in order");
             match outcome {
-                ReadOutcome::Ready(_, index) => self.confirmed.push_back((index, caller, key)),
+                ReadOutcome::Ready(_, index) => self.confirmed.push_back((index, caller, lookup)),
                 // A read changes nothing, so it can simply be sent again.
                 ReadOutcome::Lost(_) => answers.push((caller, lost.clone())),
             }
@@ -148,7 +160,7 @@ impl Requests {
 
     /// Whether a read could be answered at once.
     pub(super) fn has_read_to_serve(&self, applied: Index) -> bool {
-        let due = |(index, ..): &(Index, Caller, Bytes)| *index <= applied;
+        let due = |(index, ..): &(Index, Caller, Lookup)| *index <= applied;
         self.confirmed.front().is_some_and(due) && self.read_room() > 0
     }
 
@@ -165,6 +177,7 @@ impl Request {
         match self {
             Request::Write { command, .. } => command.len(),
             Request::Get { key } => key.len(),
+            Request::Scan(scan) => scan.size_bytes(),
             Request::Change(changes) => std::mem::size_of_val(&changes[..]),
             Request::Status | Request::HandOver(_) => 0,
         }
@@ -172,11 +185,12 @@ impl Request {
 }
 
 impl Answer {
-    /// The value that it holds, in bytes.
+    /// The values that it holds, in bytes.
     #[must_use]
     pub fn value_bytes(&self) -> usize {
         match self {
             Answer::Value(Some(value)) => value.len(),
+            Answer::Page(page) => page.size_bytes(),
             _ => 0,
         }
     }
@@ -190,28 +204,29 @@ impl<D: Disk> Node<D> {
         }
         let answer = match request {
             Request::Status => Some(Answer::Status(Box::new(self.status(now)))),
-            Request::Get { .. } | Request::Write { .. } if !self.raft.is_leader() => {
-                Some(self.not_leading())
-            }
-            Request::Get { key } => {
-                let id = ReadId(self.requests.next_read);
-                self.requests.next_read += 1;
-                self.requests.reads.push_back((id, caller, key));
-                self.raft.read(id);
-                None
-            }
-            Request::Write { grows: true, .. } if self.ledger.wal.stalled_for_space() => {
-                Some(Answer::NoSpace)
-            }
-            Request::Write { command, .. } => self.propose(caller, command),
             Request::Change(changes) => self
                 .begin_change(now, caller, &changes)
                 .map(Answer::Operator),
             Request::HandOver(to) => self.begin_hand_over(now, caller, to).map(Answer::Operator),
+            _ if !self.raft.is_leader() => Some(self.not_leading()),
+            Request::Get { key } => self.wait_to_read(caller, Lookup::Key(key)),
+            Request::Scan(scan) => self.wait_to_read(caller, Lookup::Range(scan)),
+            Request::Write { grows: true, .. } if self.ledger.wal.stalled_for_space() => {
+                Some(Answer::NoSpace)
+            }
+            Request::Write { command, .. } => self.propose(caller, command),
         };
         if let Some(answer) = answer {
             self.out.answers.push((caller, answer));
         }
+    }
+
+    fn wait_to_read(&mut self, caller: Caller, lookup: Lookup) -> Option<Answer> {
+        let id = ReadId(self.requests.next_read);
+        self.requests.next_read += 1;
+        self.requests.reads.push_back((id, caller, lookup));
+        self.raft.read(id);
+        None
     }
 
     fn propose(&mut self, caller: Caller, command: Bytes) -> Option<Answer> {
@@ -260,12 +275,15 @@ impl<D: Disk> Node<D> {
         let mut bytes = 0;
         while self.requests.has_read_to_serve(applied) && bytes < self.requests.read_room() {
             let front = self.requests.confirmed.pop_front();
-            let (_, caller, key) = front.expect("there is a read to serve");
+            let (_, caller, lookup) = front.expect("there is a read to serve");
             let from = (caller.reactor, caller.connection);
             let answer = if self.requests.refused.contains(&from) {
                 Answer::Busy
             } else {
-                Answer::Value(self.machine.get_ref(&key).map(Buffer::from))
+                match lookup {
+                    Lookup::Key(key) => Answer::Value(self.machine.get_ref(&key).map(Buffer::from)),
+                    Lookup::Range(scan) => Answer::Page(Box::new(scan.read(&self.machine))),
+                }
             };
             bytes += answer.value_bytes();
             self.out.answers.push((caller, answer));

@@ -5,17 +5,18 @@
 //! and value once, into the command; [`encode_answer_frame`] writes the answer where it
 //! is sent from. What is unusual goes through prost's messages.
 
+mod added;
 mod command_buffer;
 mod fields;
 #[cfg(test)]
 mod tests;
 
-use bytes::{BufMut, Bytes};
+use bytes::BufMut;
 use prost::Message as _;
 use prost::encoding::encoded_len_varint;
 
 use self::fields::RequestFields;
-use crate::kv::{ClientId, Command, Identity, Outcome, WriteOp};
+use crate::kv::{ClientId, Command, DecodeError, Identity, Outcome, WriteOp};
 use crate::limits;
 use crate::mem::Buffer;
 use crate::net::envelope::{EnvelopeRef, EnvelopeRefError, Method, encode_call};
@@ -54,6 +55,23 @@ pub enum ClientError {
         /// How long it may be.
         max: usize,
     },
+    /// A compare-and-set that does not say what it compares with.
+    #[error("a compare-and-set needs a comparison")]
+    NoComparison,
+    /// Something else than a write of one key in a batch.
+    #[error("operation {0} cannot be part of a batch")]
+    NotInBatch(i32),
+    /// What is wrong with an operation of a batch.
+    #[error("operation {at} of the batch: {error}")]
+    InBatch {
+        /// Which, from 1 on.
+        at: usize,
+        /// What is wrong with it.
+        error: Box<ClientError>,
+    },
+    /// All parts are right, but not the whole.
+    #[error("{0}")]
+    Command(#[from] DecodeError),
     /// A session without the numbers that it needs.
     #[error("a session needs an id and a sequence from 1 on, not below acked_below")]
     Session,
@@ -106,29 +124,23 @@ pub fn decode_call<'a>(body: &'a [u8], commands: &mut CommandBuffer) -> Result<C
     })
 }
 
-/// Understands what a client asks for. `sequence` is that of the call: together with the
-/// client's uuid it tells a repeated write from a new one.
-///
-/// # Errors
-/// What is wrong with it; nothing was done.
-pub fn decode_request(payload: Bytes, sequence: u64) -> Result<Request, ClientError> {
-    read_request(&payload, sequence, &mut CommandBuffer::for_one())
-}
-
 fn read_request(
     payload: &[u8],
     sequence: u64,
     commands: &mut CommandBuffer,
 ) -> Result<Request, ClientError> {
     if let Some(fields) = RequestFields::read_usual(payload) {
-        return understand(&fields, sequence, commands);
+        return understand(&fields, None, sequence, commands);
     }
     let request = pb::KvOperationRequest::decode(payload)?;
-    understand(&RequestFields::of(&request), sequence, commands)
+    let fields = RequestFields::of(&request);
+    understand(&fields, Some(&request), sequence, commands)
 }
 
+/// `whole` has the fields that usual requests do not have, if there may be some.
 fn understand(
     request: &RequestFields<'_>,
+    whole: Option<&pb::KvOperationRequest>,
     sequence: u64,
     commands: &mut CommandBuffer,
 ) -> Result<Request, ClientError> {
@@ -141,11 +153,10 @@ fn understand(
         return Ok(write(&Command::OpenSession { client }, true, commands));
     }
     let (key, value) = (request.key, request.value);
-    if key.is_empty() {
-        return Err(ClientError::EmptyKey);
+    if added::is_added(operation) {
+        return added::understand(operation, request, whole, sequence, commands);
     }
-    at_most("key", key.len(), limits::KEY_BYTES_MAX)?;
-    at_most("value", value.len(), limits::VALUE_BYTES_MAX)?;
+    check_key_and_value(key, value)?;
     let op = match operation {
         pb::OperationType::Get => {
             let key = commands.key(key);
@@ -154,11 +165,20 @@ fn understand(
         pb::OperationType::Put => WriteOp::Put { key, value },
         pb::OperationType::Update => WriteOp::Update { key, value },
         pb::OperationType::Delete => WriteOp::Remove { key },
-        pb::OperationType::OpenSession => unreachable!("handled above"),
+        _ => unreachable!("handled above"),
     };
     let identity = identity(request.session, request.uuid, sequence)?;
-    let grows = !matches!(op, WriteOp::Remove { .. });
+    let grows = op.grows();
     Ok(write(&Command::Write { identity, op }, grows, commands))
+}
+
+#[inline]
+fn check_key_and_value(key: &[u8], value: &[u8]) -> Result<(), ClientError> {
+    if key.is_empty() {
+        return Err(ClientError::EmptyKey);
+    }
+    at_most("key", key.len(), limits::KEY_BYTES_MAX)?;
+    at_most("value", value.len(), limits::VALUE_BYTES_MAX)
 }
 
 fn write(command: &Command<&[u8]>, grows: bool, commands: &mut CommandBuffer) -> Request {
@@ -223,6 +243,10 @@ pub fn encode_answer_frame(
             encode_status_only(out, sequence, StatusCode::NotFound);
         }
         Answer::Value(Some(value)) => encode_value(out, sequence, value),
+        Answer::Page(page) => {
+            let response = added::encode_page(page);
+            encode_call(out, KV_SERVICE, EXECUTE, sequence, &response);
+        }
         answer => {
             let response = encode_answer(answer.clone(), address_of);
             encode_call(out, KV_SERVICE, EXECUTE, sequence, &response);
@@ -299,6 +323,7 @@ pub fn encode_answer(
             response(StatusCode::Success, Some(Data::Payload(value.freeze())))
         }
         Answer::Value(None) => response(StatusCode::NotFound, None),
+        Answer::Page(page) => added::encode_page(&page),
         Answer::Redirect(leader) => match address_of(leader) {
             Some(address) => response(StatusCode::Redirect, Some(Data::Address(address))),
             None => error(Code::NoLeader, "no leader"),
@@ -321,6 +346,11 @@ fn encode_outcome(outcome: Outcome) -> pb::KvOperationResponse {
         Outcome::NotFound => response(StatusCode::NotFound, None),
         Outcome::KeyExists => error(Code::KeyExists, "key already exists"),
         Outcome::NoRoom => error(Code::StoreFull, "the store has reached its largest size"),
+        Outcome::Mismatch => error(
+            Code::ValueMismatch,
+            "the key holds another value than expected",
+        ),
+        Outcome::BatchFailed(at) => added::batch_failed(at),
         Outcome::SessionOpened(id) => pb::KvOperationResponse {
             session_id: id,
             ..response(StatusCode::Created, None)

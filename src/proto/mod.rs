@@ -11,8 +11,8 @@ mod peer;
 mod status;
 
 pub use client::{
-    Call, ClientError, CommandBuffer, Refusal, bad_request, decode_call, decode_request,
-    encode_answer, encode_answer_frame, encode_refusal_frame,
+    Call, ClientError, CommandBuffer, Refusal, bad_request, decode_call, encode_answer,
+    encode_answer_frame, encode_refusal_frame,
 };
 pub use operator::{CHANGE_MEMBERS, OPERATOR_SERVICE, TRANSFER_LEADERSHIP, encode_operator_answer};
 pub use peer::{

@@ -14,6 +14,8 @@ pub(super) struct Plan {
     pub(super) nodes: u64,
     pub(super) clients: u64,
     pub(super) keys: u64,
+    /// Whether clients compare and set, batch and scan, beside what the original knows.
+    pub(super) has_joint_operations: bool,
     /// How long faults go on.
     pub(super) turmoil: Duration,
     /// Mean time between faults; none at all if it is zero.
@@ -43,6 +45,8 @@ impl Plan {
             nodes: pick(&[1, 2, 3, 3, 3, 5, 5, 7]),
             clients: pick(&[1, 3, 6, 10]),
             keys: pick(&[1, 3, 8]),
+            // Not drawn, so that seeds without them show the runs that they showed before.
+            has_joint_operations: seed % 4 != 1,
             turmoil: Duration::from_millis(pick(&[3_000, 6_000, 12_000])),
             fault_every: Duration::from_millis(pick(&[0, 300, 800, 2_000])),
             loss: pick(&[0, 0, 20, 100, 300]) as u32,

@@ -128,7 +128,5 @@ fn writes_allocate_nothing_once_the_store_is_as_large_as_it_stays() {
     let found = keys.iter().filter(|key| machine.get_ref(*key).is_some());
     assert_eq!(found.count() as u64, KEYS);
     assert_eq!(ALLOCATIONS.get() - before, 0, "by looking at values");
-    assert!(keys.iter().all(|key| machine.get(key).is_some()));
-    assert_eq!(ALLOCATIONS.get() - before, KEYS, "one for each copy");
     assert_eq!(mem::stats().mapped_bytes, mapped_before, "by the pool");
 }

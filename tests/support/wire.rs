@@ -73,8 +73,14 @@ pub fn request(
         }),
         key: Bytes::copy_from_slice(key.as_ref()),
         value: Bytes::copy_from_slice(value.as_ref()),
-        session: None,
+        ..Default::default()
     }
+}
+
+/// What a compare-and-set compares with; `None` for an absent key.
+pub fn comparison(expected: Option<&[u8]>, remove: bool) -> Option<pb::Comparison> {
+    let expected = expected.map(Bytes::copy_from_slice);
+    Some(pb::Comparison { expected, remove })
 }
 
 /// A name for a client that no other one has.
@@ -97,6 +103,10 @@ pub enum Answer {
     BadRequest(String),
     /// INTERNAL_ERROR with its code and reason.
     Failed(pb::ErrorCode, String),
+    /// INTERNAL_ERROR with BATCH_FAILED, and the operation that failed, from 1 on.
+    BatchFailed(u32),
+    /// SUCCESS with the entries of a scan, and where it goes on.
+    Entries(Vec<(Bytes, Bytes)>, Option<Bytes>),
 }
 
 impl Answer {
@@ -109,10 +119,22 @@ impl Answer {
         let status = response.status_code();
         match (status, response.data) {
             (StatusCode::Success, Some(Data::Payload(value))) => Answer::Value(value),
+            (StatusCode::Success, None) => {
+                let entries = response.entries.into_iter().map(|e| (e.key, e.value));
+                let next = Some(response.next_key).filter(|key| !key.is_empty());
+                Answer::Entries(entries.collect(), next)
+            }
             (StatusCode::Created, None) => Answer::Created,
             (StatusCode::NotFound, None) => Answer::NotFound,
             (StatusCode::Redirect, Some(Data::Address(address))) => Answer::Redirect(address),
             (StatusCode::BadRequest, Some(Data::Reason(reason))) => Answer::BadRequest(reason),
+            (StatusCode::InternalError, Some(Data::Reason(reason)))
+                if code == pb::ErrorCode::BatchFailed =>
+            {
+                let failed = response.failed_operation;
+                assert!(failed > 0, "a batch failed without an operation: {reason}");
+                Answer::BatchFailed(failed)
+            }
             (StatusCode::InternalError, Some(Data::Reason(reason))) => Answer::Failed(code, reason),
             (status, data) => panic!("status {status:?} came with {data:?}, error code {code:?}"),
         }

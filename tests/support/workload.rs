@@ -1,6 +1,7 @@
 //! Clients that use a cluster while somebody kills, pauses and restarts its nodes, and keep a record
 //! of what they were answered.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,11 +9,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use raftkv::pb::{ErrorCode, KvOperationRequest, OperationType};
+use raftkv::pb::{BatchOperation, ErrorCode, KvOperationRequest, OperationType, Scan};
 use raftkv::sim::linearizability::{Action, Operation, Outcome};
 
 use super::Random;
-use super::wire::{Answer, Connection, new_uuid, request};
+use super::wire::{Answer, Connection, comparison, new_uuid, request};
 
 /// How long one attempt at one node may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -117,7 +118,9 @@ impl Client {
                         _ => std::thread::sleep(PAUSE_AFTER_REFUSAL),
                     }
                 }
-                Ok(Answer::Failed(code, reason)) if code != ErrorCode::KeyExists => {
+                Ok(Answer::Failed(code, reason))
+                    if !matches!(code, ErrorCode::KeyExists | ErrorCode::ValueMismatch) =>
+                {
                     last = format!("{code:?}: {reason}");
                     match code {
                         ErrorCode::NoLeader | ErrorCode::Busy | ErrorCode::NoSpace => {}
@@ -177,12 +180,16 @@ struct Lost {
     error: std::io::Error,
 }
 
+/// Keys that batches and scans touch together. A checker has to judge what happens to them
+/// jointly, and bears few of them when many clients use them.
+pub const GROUP_KEYS: u64 = 3;
+
 /// What the clients of a [`Workload`] do.
 #[derive(Clone, Copy, Debug)]
 pub struct Mix {
     /// How many clients there are, each with one operation at a time.
     pub clients: u64,
-    /// How many keys they share.
+    /// How many keys they share, in groups of [`GROUP_KEYS`].
     pub keys: u64,
     /// How long a client tries before it gives an operation up. Every third has little patience, a
     /// tenth of that, so that the history has operations of which nobody knows what became of them.
@@ -191,8 +198,8 @@ pub struct Mix {
     pub think: Duration,
 }
 
-/// Clients at work, doing random puts, updates, gets and removes with values that are never used
-/// twice.
+/// Clients at work, doing random puts, updates, gets, removes, compare-and-sets, batches and scans
+/// with values that are never used twice.
 #[derive(Debug)]
 pub struct Workload {
     stop: Arc<AtomicBool>,
@@ -215,6 +222,7 @@ impl Workload {
                     client: Client::new(nodes),
                     random: Random(seed.wrapping_mul(1_000).wrapping_add(number)),
                     history: Vec::new(),
+                    seen: HashMap::new(),
                     answered: Arc::clone(&answered),
                 };
                 let stop = Arc::clone(&stop);
@@ -257,6 +265,8 @@ struct Recorder {
     client: Client,
     random: Random,
     history: Vec<Operation>,
+    /// What it read last of a key: what it expects when it compares.
+    seen: HashMap<Bytes, Bytes>,
     answered: Arc<AtomicU64>,
 }
 
@@ -264,20 +274,9 @@ impl Recorder {
     fn step(&mut self) {
         self.client.sequence += 1;
         let sequence = self.client.sequence;
-        let key = Bytes::from(format!("k{}", self.random.below(self.mix.keys)));
-        let value = Bytes::from(format!("v{}-{sequence}", self.number));
-        let (kind, action) = match self.random.below(10) {
-            0..2 => (OperationType::Put, Action::Put(value.clone())),
-            2..4 => (OperationType::Update, Action::Update(value.clone())),
-            4..6 => (OperationType::Delete, Action::Remove),
-            _ => (OperationType::Get, Action::Get),
-        };
-        let sent = match action {
-            Action::Put(_) | Action::Update(_) => value,
-            Action::Remove | Action::Get => Bytes::new(),
-        };
-        let request = request(kind, &self.client.uuid, &key, sent);
-        let is_read = action == Action::Get;
+        let (key, mut action) = self.draw();
+        let request = self.request(&key, &action);
+        let is_read = matches!(action, Action::Get | Action::Scan { .. });
         let mut invoked_ns = 0;
         let epoch = self.epoch;
         // What had no effect for sure need not be counted from its first attempt on.
@@ -293,7 +292,9 @@ impl Recorder {
         let returned = match ended {
             Ended::Answered(answer) => {
                 self.answered.fetch_add(1, Ordering::Relaxed);
-                Some((returned_ns, outcome(&action, answer)))
+                let outcome = outcome(&mut action, answer);
+                self.note(&key, &outcome);
+                Some((returned_ns, outcome))
             }
             Ended::Unknown(_) if !is_read => None,
             Ended::Unknown(_) | Ended::Refused(_) => return,
@@ -307,19 +308,143 @@ impl Recorder {
         });
         std::thread::sleep(self.mix.think);
     }
+
+    /// What to do next, and with which key.
+    fn draw(&mut self) -> (Bytes, Action) {
+        let number = self.random.below(self.mix.keys);
+        let value = Bytes::from(format!("v{}-{}", self.number, self.client.sequence));
+        let action = match self.random.below(14) {
+            0..2 => Action::Put(value),
+            2..4 => Action::Update(value),
+            4..6 => Action::Remove,
+            6..10 => Action::Get,
+            10 => self.comparison(&key(number), value),
+            11 => return (key(number), self.batch(number)),
+            _ => {
+                let last = number - number % GROUP_KEYS + GROUP_KEYS;
+                let until = Some(key(last));
+                return (key(last - GROUP_KEYS), Action::Scan { until });
+            }
+        };
+        (key(number), action)
+    }
+
+    /// Compares with what was read last, so that it is right now and then.
+    fn comparison(&mut self, key: &Bytes, value: Bytes) -> Action {
+        let expected = self.seen.get(key).cloned();
+        let new = (self.random.below(4) > 0).then_some(value);
+        Action::Cas { expected, new }
+    }
+
+    /// Two or three operations on the keys of a group.
+    fn batch(&mut self, number: u64) -> Action {
+        let first = number - number % GROUP_KEYS;
+        let begin = self.random.below(GROUP_KEYS);
+        let count = 2 + self.random.below(GROUP_KEYS - 1);
+        let mut operations = Vec::new();
+        for n in 0..count {
+            let key = key(first + (begin + n) % GROUP_KEYS);
+            let value = Bytes::from(format!("v{}-{}-{n}", self.number, self.client.sequence));
+            let action = match self.random.below(8) {
+                0 => Action::Put(value),
+                1..5 => Action::Update(value),
+                5 => Action::Remove,
+                _ => self.comparison(&key, value),
+            };
+            operations.push((key, action));
+        }
+        Action::Batch(operations)
+    }
+
+    fn request(&self, key: &Bytes, action: &Action) -> KvOperationRequest {
+        let (kind, value) = kind_and_value(action);
+        let mut request = request(kind, &self.client.uuid, key, value);
+        match action {
+            Action::Cas { expected, new } => {
+                request.comparison = comparison(expected.as_deref(), new.is_none());
+            }
+            Action::Batch(operations) => {
+                request.key = Bytes::new();
+                request.operations = operations.iter().map(batch_operation).collect();
+            }
+            Action::Scan { until } => {
+                request.scan = Some(Scan {
+                    until: until.clone().unwrap_or_default(),
+                    ..Scan::default()
+                });
+            }
+            _ => {}
+        }
+        request
+    }
+
+    /// Remembers what was read.
+    fn note(&mut self, key: &Bytes, outcome: &Outcome) {
+        match outcome {
+            Outcome::Found(value) => drop(self.seen.insert(key.clone(), value.clone())),
+            Outcome::NotFound => drop(self.seen.remove(key)),
+            Outcome::Entries(entries) => self.seen.extend(entries.iter().cloned()),
+            _ => {}
+        }
+    }
+}
+
+fn key(number: u64) -> Bytes {
+    // Two digits, so that they are in order.
+    Bytes::from(format!("k{number:02}"))
+}
+
+/// What an action is called on the wire, and the value that goes with it.
+fn kind_and_value(action: &Action) -> (OperationType, Bytes) {
+    match action {
+        Action::Put(value) => (OperationType::Put, value.clone()),
+        Action::Update(value) => (OperationType::Update, value.clone()),
+        Action::Remove => (OperationType::Delete, Bytes::new()),
+        Action::Get => (OperationType::Get, Bytes::new()),
+        Action::Cas { new, .. } => {
+            let value = new.clone().unwrap_or_default();
+            (OperationType::CompareAndSet, value)
+        }
+        Action::Batch(_) => (OperationType::Batch, Bytes::new()),
+        Action::Scan { .. } => (OperationType::Scan, Bytes::new()),
+    }
+}
+
+fn batch_operation((key, action): &(Bytes, Action)) -> BatchOperation {
+    let (kind, value) = kind_and_value(action);
+    let comparison = match action {
+        Action::Cas { expected, new } => comparison(expected.as_deref(), new.is_none()),
+        _ => None,
+    };
+    BatchOperation {
+        r#type: kind.into(),
+        key: key.clone(),
+        value,
+        comparison,
+    }
 }
 
 fn nanos_since(epoch: Instant) -> u64 {
     u64::try_from(epoch.elapsed().as_nanos()).expect("less than 584 years")
 }
 
-fn outcome(action: &Action, answer: Answer) -> Outcome {
+/// What the answer says. A scan that was answered in part covers that part alone.
+fn outcome(action: &mut Action, answer: Answer) -> Outcome {
     match (action, answer) {
-        (Action::Put(_) | Action::Update(_), Answer::Created) => Outcome::Created,
+        (Action::Put(_) | Action::Update(_) | Action::Batch(_), Answer::Created)
+        | (Action::Cas { new: Some(_), .. }, Answer::Created) => Outcome::Created,
         (Action::Put(_), Answer::Failed(ErrorCode::KeyExists, _)) => Outcome::KeyExists,
-        (Action::Remove, Answer::Created) => Outcome::Removed,
-        (Action::Remove | Action::Get, Answer::NotFound) => Outcome::NotFound,
+        (Action::Remove | Action::Cas { new: None, .. }, Answer::Created) => Outcome::Removed,
+        (Action::Remove | Action::Get | Action::Cas { .. }, Answer::NotFound) => Outcome::NotFound,
+        (Action::Cas { .. }, Answer::Failed(ErrorCode::ValueMismatch, _)) => Outcome::Mismatch,
+        (Action::Batch(_), Answer::BatchFailed(at)) => Outcome::BatchFailed(at as usize - 1),
         (Action::Get, Answer::Value(value)) => Outcome::Found(value),
+        (Action::Scan { until }, Answer::Entries(entries, next)) => {
+            if next.is_some() {
+                *until = next;
+            }
+            Outcome::Entries(entries)
+        }
         (action, answer) => panic!("{action:?} was answered with {answer:?}"),
     }
 }

@@ -114,9 +114,11 @@ fn serve(
     }
 }
 
+/// A client that opens no session by itself.
 fn client(addrs: &[SocketAddr], timeout_ms: u64) -> Client {
     let options = ClientOptions {
         timeout: Duration::from_millis(timeout_ms),
+        explicit_sessions: false,
         ..ClientOptions::default()
     };
     Client::at(addrs.to_vec(), options).unwrap()
@@ -480,6 +482,159 @@ fn an_expired_session_is_an_error_until_a_new_one_is_opened() {
     );
     client.leave_session();
     client.put(b"k", b"v").unwrap();
+}
+
+/// A client that opens its sessions itself, as it does by default.
+fn client_with_sessions(addrs: &[SocketAddr], timeout_ms: u64) -> Client {
+    let options = ClientOptions {
+        timeout: Duration::from_millis(timeout_ms),
+        ..ClientOptions::default()
+    };
+    Client::at(addrs.to_vec(), options).unwrap()
+}
+
+fn opened(session_id: u64) -> KvOperationResponse {
+    KvOperationResponse {
+        session_id,
+        ..created()
+    }
+}
+
+/// The session, if any, of each request: its id, the write's number, `acked_below`.
+fn sessions_of(node: &Node) -> Vec<Option<(u64, u64, u64)>> {
+    let seen = node.seen();
+    let session = |request: &KvOperationRequest| request.session;
+    seen.iter()
+        .map(|(_, request)| session(request).map(|s| (s.id, s.sequence, s.acked_below)))
+        .collect()
+}
+
+fn is_opening(request: &KvOperationRequest) -> bool {
+    request.r#type() == crate::pb::OperationType::OpenSession
+}
+
+#[test]
+fn a_session_is_opened_before_the_first_write_and_not_for_reads() {
+    let node = Node::start(|_, request| {
+        Say(match request.r#type() {
+            crate::pb::OperationType::Get => value(b"v"),
+            crate::pb::OperationType::OpenSession => opened(9),
+            _ => created(),
+        })
+    });
+    let mut client = client_with_sessions(&[node.addr], 2000);
+    client.get(b"k").unwrap();
+    client.put(b"k", b"v").unwrap();
+    client.compare_and_set(b"k", Some(b"v"), None).unwrap();
+    let expected = [None, None, Some((9, 1, 1)), Some((9, 2, 2))];
+    assert_eq!(sessions_of(&node), expected);
+    assert!(is_opening(&node.seen()[1].1));
+}
+
+#[test]
+fn a_write_keeps_its_session_and_number_over_redirects_time_outs_and_another_leader() {
+    let new = Node::start(|_, _| Say(created()));
+    let to = new.addr;
+    // Opens the session, dies with the write in hand, and then knows the new leader.
+    let old = Node::start(move |n, _| match n {
+        0 => Say(opened(5)),
+        1 => Silence,
+        2 => Say(error(ErrorCode::OutcomeUnknown)),
+        _ => Say(redirect(to)),
+    });
+    let mut client = client_with_sessions(&[old.addr], 4000);
+    client.put(b"k", b"v").unwrap();
+    client.update(b"k", b"w").unwrap();
+    let first = Some((5, 1, 1));
+    assert_eq!(sessions_of(&old), [None, first, first, first]);
+    assert_eq!(sessions_of(&new), [first, Some((5, 2, 2))]);
+    let writes = old.seen();
+    assert!(writes[1..].iter().all(|write| *write == new.seen()[0]));
+}
+
+#[test]
+fn a_write_of_unknown_outcome_is_resolved_in_its_session() {
+    let node = Node::start(|n, _| match n {
+        0 => Say(opened(5)),
+        1 | 2 => Silence,
+        _ => Say(created()),
+    });
+    let mut client = client_with_sessions(&[node.addr], 300);
+    let result = in_time(&mut client, |client| client.put(b"k", b"v"));
+    assert!(matches!(result, Err(ClientError::OutcomeUnknown { .. })));
+    client.options.timeout = Duration::from_secs(2);
+    assert_eq!(client.resolve(), Ok(Outcome::Done));
+    let write = Some((5, 1, 1));
+    assert_eq!(sessions_of(&node), [None, write, write, write]);
+}
+
+#[test]
+fn an_own_session_that_has_expired_is_followed_by_another_if_nothing_was_done() {
+    let node = Node::start(|n, request| {
+        Say(match request.session {
+            None => opened(if n == 0 { 5 } else { 6 }),
+            Some(session) if session.id == 5 => error(ErrorCode::SessionExpired),
+            Some(_) => created(),
+        })
+    });
+    let mut client = client_with_sessions(&[node.addr], 2000);
+    client.put(b"k", b"v").unwrap();
+    let expected = [None, Some((5, 1, 1)), None, Some((6, 1, 1))];
+    assert_eq!(sessions_of(&node), expected);
+
+    // A first try without an answer may have been applied: that is for the caller to know.
+    let node = Node::start(|n, request| match (n, request.session) {
+        (1, _) => Close,
+        (_, None) => Say(opened(7)),
+        (2, _) => Say(error(ErrorCode::SessionExpired)),
+        _ => Say(created()),
+    });
+    let mut client = client_with_sessions(&[node.addr], 2000);
+    let outcome_unknown = true;
+    assert_eq!(
+        client.put(b"k", b"v"),
+        Err(ClientError::SessionExpired { outcome_unknown })
+    );
+    client.put(b"k", b"v").unwrap();
+    assert_eq!(node.seen().len(), 5, "in a new session");
+}
+
+#[test]
+fn where_there_are_no_sessions_or_no_space_for_one_writes_go_without() {
+    let original = Node::start(|_, request| {
+        Say(if is_opening(request) {
+            response(StatusCode::BadRequest, Some(Data::Reason("what?".into())))
+        } else {
+            created()
+        })
+    });
+    let mut client = client_with_sessions(&[original.addr], 2000);
+    client.put(b"k", b"v").unwrap();
+    client.put(b"l", b"v").unwrap();
+    assert_eq!(sessions_of(&original), [None, None, None], "asked once");
+
+    let full = Node::start(|_, request| {
+        Say(if is_opening(request) {
+            error(ErrorCode::NoSpace)
+        } else {
+            created()
+        })
+    });
+    let mut client = client_with_sessions(&[full.addr], 2000);
+    assert_eq!(client.remove(b"k"), Ok(true));
+    assert_eq!(sessions_of(&full), [None, None]);
+}
+
+#[test]
+fn opening_a_session_takes_from_the_time_of_the_write() {
+    let node = Node::start(|_, _| Silence);
+    let mut client = client_with_sessions(&[node.addr], 300);
+    let result = in_time(&mut client, |client| client.put(b"k", b"v")).unwrap_err();
+    assert!(
+        matches!(result, ClientError::Timeout { .. }) && result.is_safe_to_retry(),
+        "no write was sent: {result:?}"
+    );
+    assert!(node.seen().iter().all(|(_, request)| is_opening(request)));
 }
 
 #[test]

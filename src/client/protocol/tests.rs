@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::net::frame::{HEADER_BYTES, parse_header};
-use crate::pb::{KvOperationRequest, Meta, Session};
+use crate::pb::{Entry, KvOperationRequest, Meta, Session};
 
 const PUT_REQUEST: &str = "0a1b2c3d4e5f6a7b00000072367bbfd3\
     0a124b564f7065726174696f6e53657276696365120745786563757465190100\
@@ -145,6 +145,112 @@ fn limits_are_checked_before_anything_is_sent() {
     assert!(!update(0, 1) && !update(KEY_BYTES_MAX + 1, 0) && !update(1, VALUE_BYTES_MAX + 1));
 }
 
+fn compare_and_set(expected: usize, new: usize) -> Operation {
+    Operation::CompareAndSet {
+        key: "k".into(),
+        expected: Some(vec![0; expected].into()),
+        new: Some(vec![0; new].into()),
+    }
+}
+
+fn removes(keys: &[&'static str]) -> Operation {
+    let remove = |key: &&'static str| WriteOp::Remove {
+        key: Bytes::from_static(key.as_bytes()),
+    };
+    Operation::Batch(keys.iter().map(remove).collect())
+}
+
+#[test]
+fn limits_of_added_operations_are_checked_before_anything_is_sent() {
+    let reason = |operation: &Operation| match operation.check() {
+        Err(ClientError::BadRequest { reason }) => reason,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(compare_and_set(VALUE_BYTES_MAX, 1).check(), Ok(()));
+    assert_eq!(
+        reason(&compare_and_set(VALUE_BYTES_MAX, KEY_BYTES_MAX)),
+        "key and values have 8454145 bytes, 8454144 are allowed"
+    );
+    assert_eq!(
+        reason(&compare_and_set(VALUE_BYTES_MAX + 1, 0)),
+        "the expected value has 8388609 bytes, 8388608 are allowed"
+    );
+    assert_eq!(removes(&["a", "b"]).check(), Ok(()));
+    assert_eq!(
+        reason(&removes(&["a", "b", "a"])),
+        "two operations of the batch have the same key"
+    );
+    assert_eq!(
+        reason(&removes(&[])),
+        "batch of 0 operations, 1 to 128 are allowed"
+    );
+    let range = Range {
+        prefix: vec![0; KEY_BYTES_MAX + 1].into(),
+        ..Range::default()
+    };
+    assert_eq!(
+        reason(&Operation::Scan(range)),
+        "the prefix has 65537 bytes, 65536 are allowed"
+    );
+}
+
+#[test]
+fn answers_to_added_operations_are_told_apart() {
+    let response = |status: StatusCode, error_code: ErrorCode| KvOperationResponse {
+        status_code: status.into(),
+        error_code: error_code.into(),
+        ..KvOperationResponse::default()
+    };
+    let cas = compare_and_set(1, 1);
+    let answer = |operation: &Operation, response: KvOperationResponse| {
+        decode_answer(operation, response.encode_to_vec().into())
+    };
+    let created = response(StatusCode::Created, ErrorCode::None);
+    for operation in [&cas, &removes(&["a"])] {
+        assert_eq!(
+            answer(operation, created.clone()),
+            Ok(Answer::Outcome(Outcome::Done))
+        );
+    }
+    let not_found = response(StatusCode::NotFound, ErrorCode::None);
+    assert_eq!(
+        answer(&cas, not_found.clone()),
+        Ok(Answer::Outcome(Outcome::NotFound))
+    );
+    assert!(
+        answer(&removes(&["a"]), not_found).is_err(),
+        "a batch fails otherwise"
+    );
+    assert_eq!(
+        answer(
+            &cas,
+            response(StatusCode::InternalError, ErrorCode::ValueMismatch)
+        ),
+        Ok(Answer::Refused(ClientError::Mismatch))
+    );
+    let mut failed = response(StatusCode::InternalError, ErrorCode::BatchFailed);
+    failed.failed_operation = 3;
+    assert_eq!(
+        answer(&removes(&["a"]), failed),
+        Ok(Answer::Refused(ClientError::BatchFailed { operation: 2 }))
+    );
+    let mut page = response(StatusCode::Success, ErrorCode::None);
+    let entry = |key: &'static str| Entry {
+        key: key.into(),
+        value: "v".into(),
+    };
+    page.entries = vec![entry("a"), entry("b")];
+    page.next_key = "c".into();
+    let expected = Page {
+        entries: vec![("a".into(), "v".into()), ("b".into(), "v".into())],
+        next: Some("c".into()),
+    };
+    assert_eq!(
+        answer(&Operation::Scan(Range::default()), page),
+        Ok(Answer::Outcome(Outcome::Page(expected)))
+    );
+}
+
 proptest! {
     #[test]
     fn a_request_is_encoded_as_prost_does(
@@ -174,6 +280,7 @@ proptest! {
             key: if kind < 4 { key } else { Bytes::new() },
             value: if kind < 2 { value } else { Bytes::new() },
             session: session.map(|[id, sequence, acked_below]| Session { id, sequence, acked_below }),
+            ..Default::default()
         };
         let (mut out, mut expected) = (Buffer::new(), Buffer::new());
         encode_operation(&mut out, 7, &operations[kind], &identity);

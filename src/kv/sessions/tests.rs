@@ -1,8 +1,6 @@
-use bytes::Bytes;
-
 use crate::kv::command::Command;
 use crate::kv::state_machine::tests::{
-    TINY, apply, put, remove, restore, snapshot, step, update, write,
+    TINY, apply, batch, cas, put, remove, restore, snapshot, step, update, write,
 };
 use crate::kv::{Outcome, StateMachine};
 use crate::types::Payload;
@@ -58,7 +56,7 @@ fn a_repeated_write_is_applied_once_and_answered_as_the_first_time() {
     assert_eq!(step(&mut state, &third), Outcome::Removed);
     for _ in 0..2 {
         assert_eq!(step(&mut state, &first), Outcome::Created);
-        assert_eq!(state.get(b"k"), None, "not applied again");
+        assert_eq!(state.get_ref(b"k"), None, "not applied again");
         assert_eq!(step(&mut state, &second), Outcome::KeyExists);
         assert_eq!(step(&mut state, &third), Outcome::Removed);
         state = restore(&snapshot(&mut state, 64), TINY);
@@ -74,6 +72,38 @@ fn a_repeated_write_is_applied_once_and_answered_as_the_first_time() {
 }
 
 #[test]
+fn repeated_compare_and_sets_and_batches_are_answered_as_the_first_time() {
+    let mut state = StateMachine::new(TINY);
+    let id = open(&mut state);
+    for identity in [|n, _| implicit(n), |n, id| session(id, n, 0)] {
+        apply(&mut state, update("k", "a"));
+        let (a, b) = (Some("a"), Some("b"));
+        let change = write(identity(1, id), cas("k", a, b));
+        let late = write(identity(2, id), cas("k", a, None));
+        let failing = batch(identity(3, id), &[put("l", ""), put("k", "")]);
+        let both = batch(identity(4, id), &[put("l", ""), cas("k", b, a)]);
+        let expected = [
+            (&change, Outcome::Created),
+            (&late, Outcome::Mismatch),
+            (&failing, Outcome::BatchFailed(1)),
+            (&both, Outcome::Created),
+        ];
+        for (payload, outcome) in expected {
+            assert_eq!(step(&mut state, payload), outcome);
+        }
+        // Each of them would come to something else now.
+        apply(&mut state, update("k", "c"));
+        apply(&mut state, remove("l"));
+        state = restore(&snapshot(&mut state, 64), TINY);
+        for (payload, outcome) in expected {
+            assert_eq!(step(&mut state, payload), outcome);
+        }
+        assert_eq!(state.get_ref(b"k"), Some(&b"c"[..]));
+        assert_eq!(state.get_ref(b"l"), None);
+    }
+}
+
+#[test]
 fn an_implicit_session_is_forgotten_by_log_position_alone() {
     let remembered = |entries_between: u64| {
         let mut state = StateMachine::new(TINY);
@@ -82,7 +112,7 @@ fn an_implicit_session_is_forgotten_by_log_position_alone() {
         apply(&mut state, update("k", "new"));
         noops(&mut state, entries_between);
         step(&mut state, &payload);
-        state.get(b"k") == Some(Bytes::from_static(b"new"))
+        state.get_ref(b"k") == Some(&b"new"[..])
     };
     // The first stands at 1, the repetition at 3 + entries_between.
     assert!(remembered(TINY.implicit_window - 3));
@@ -115,7 +145,7 @@ fn an_explicit_session_answers_its_window_in_any_order() {
     apply(&mut state, remove("c"));
     let mut state = restore(&snapshot(&mut state, 64), TINY);
     assert_eq!(step(&mut state, &third), Outcome::Created);
-    assert_eq!(state.get(b"c"), None, "not applied again");
+    assert_eq!(state.get_ref(b"c"), None, "not applied again");
     let second = write(session(id, 2, 2), put("a", "2"));
     assert_eq!(step(&mut state, &second), Outcome::KeyExists);
     assert_eq!(step(&mut state, &first), Outcome::SessionStale);
@@ -133,7 +163,7 @@ fn a_write_below_what_was_acknowledged_is_never_applied() {
     }
     let itself = write(session(id, 10, u64::MAX), put("b", "late"));
     assert_eq!(step(&mut state, &itself), Outcome::SessionStale);
-    assert_eq!(state.get(b"b"), None);
+    assert_eq!(state.get_ref(b"b"), None);
 }
 
 #[test]
@@ -143,7 +173,7 @@ fn a_write_beyond_the_window_is_refused_until_answers_are_acknowledged() {
     let beyond = TINY.window as u64 + 1;
     let refused = write(session(id, beyond, 1), put("k", "v"));
     assert_eq!(step(&mut state, &refused), Outcome::SessionWindowFull);
-    assert_eq!(state.get(b"k"), None);
+    assert_eq!(state.get_ref(b"k"), None);
     let far = write(session(id, u64::MAX, 1), put("k", "v"));
     assert_eq!(step(&mut state, &far), Outcome::SessionWindowFull);
     let taken = write(session(id, beyond, 2), put("k", "v"));
@@ -179,7 +209,7 @@ fn an_idle_session_expires_by_log_position_and_nothing_of_it_is_applied() {
     assert_eq!(step(&mut state, &payload), Outcome::SessionExpired);
     let never = write(session(id + 1, 1, 0), put("new", "v"));
     assert_eq!(step(&mut state, &never), Outcome::SessionExpired);
-    assert_eq!((state.get(b"new"), state.session_count()), (None, 0));
+    assert_eq!((state.get_ref(b"new"), state.session_count()), (None, 0));
 }
 
 impl StateMachine {

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::kv::{ClientId, Identity, Restore};
+use crate::kv::{ClientId, Identity, Operations, Restore};
 use crate::limits;
 
 /// Small enough that everything expires and fills up within a few entries.
@@ -34,6 +34,27 @@ pub(in crate::kv) fn remove(key: &str) -> WriteOp {
     WriteOp::Remove {
         key: Bytes::copy_from_slice(key.as_bytes()),
     }
+}
+
+fn bytes(text: Option<&str>) -> Option<Bytes> {
+    text.map(|text| Bytes::copy_from_slice(text.as_bytes()))
+}
+
+pub(in crate::kv) fn cas(key: &str, expected: Option<&str>, new: Option<&str>) -> WriteOp {
+    WriteOp::Cas {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        expected: bytes(expected),
+        new: bytes(new),
+    }
+}
+
+pub(in crate::kv) fn batch(identity: Identity, ops: &[WriteOp]) -> Payload {
+    let operations = Operations::encode(ops).expect("a right batch");
+    let command = Command::Batch {
+        identity,
+        operations,
+    };
+    Payload::Command(command.encode())
 }
 
 /// Applies the next entry in term 1.
@@ -86,7 +107,14 @@ pub(in crate::kv) fn payload() -> impl Strategy<Value = Payload> {
         (key(), value()).prop_map(|(key, value)| put(&key, &value)),
         (key(), value()).prop_map(|(key, value)| update(&key, &value)),
         key().prop_map(|key| remove(&key)),
+        (key(), prop::option::of(value()), prop::option::of(value()))
+            .prop_map(|(key, expected, new)| cas(&key, expected.as_deref(), new.as_deref())),
     ];
+    let ops = prop::collection::vec(op.clone(), 1..5).prop_map(|mut ops| {
+        ops.sort_by(|a, b| a.key().cmp(b.key()));
+        ops.dedup_by(|a, b| a.key() == b.key());
+        ops
+    });
     let identity = prop_oneof![
         Just(Identity::None),
         (0u128..3, 0u64..6).prop_map(|(client, sequence)| Identity::Implicit {
@@ -102,7 +130,8 @@ pub(in crate::kv) fn payload() -> impl Strategy<Value = Payload> {
         }),
     ];
     prop_oneof![
-        12 => (identity, op).prop_map(|(identity, op)| write(identity, op)),
+        9 => (identity.clone(), op).prop_map(|(identity, op)| write(identity, op)),
+        3 => (identity, ops).prop_map(|(identity, ops)| batch(identity, &ops)),
         2 => Just(Payload::Command(
             Command::OpenSession { client: ClientId(9) }.encode()
         )),
@@ -175,7 +204,7 @@ fn operations_answer_as_the_contract_says() {
     assert_eq!(apply(&mut state, remove("k")), Outcome::NotFound);
     assert_eq!(apply(&mut state, put("k", "1")), Outcome::Created);
     assert_eq!(apply(&mut state, put("k", "2")), Outcome::KeyExists);
-    assert_eq!(state.get(b"k"), Some(Bytes::from_static(b"1")));
+    assert_eq!(state.get_ref(b"k"), Some(&b"1"[..]));
     assert_eq!(apply(&mut state, update("k", "3")), Outcome::Created);
     assert_eq!(apply(&mut state, update("new", "")), Outcome::Created);
     assert_eq!(state.get_ref(b"k"), Some(b"3".as_slice()));
@@ -186,7 +215,7 @@ fn operations_answer_as_the_contract_says() {
     );
     assert_eq!((state.len(), state.data_bytes()), (2, 5));
     assert_eq!(apply(&mut state, remove("k")), Outcome::Removed);
-    assert_eq!(state.get(b"k"), None);
+    assert_eq!(state.get_ref(b"k"), None);
     assert_eq!(step(&mut state, &Payload::Noop), Outcome::Noop);
     let garbage = Payload::Command(Bytes::from_static(&[1, 77]));
     assert_eq!(step(&mut state, &garbage), Outcome::Malformed);
@@ -198,10 +227,97 @@ fn operations_answer_as_the_contract_says() {
 }
 
 #[test]
+fn a_compare_and_set_changes_a_key_that_holds_what_it_expects_and_no_other() {
+    let mut state = StateMachine::default();
+    let (a, b) = (Some("a"), Some("b"));
+    assert_eq!(apply(&mut state, cas("k", a, b)), Outcome::NotFound);
+    assert_eq!(apply(&mut state, cas("k", a, None)), Outcome::NotFound);
+    assert_eq!(apply(&mut state, cas("k", None, None)), Outcome::Removed);
+    assert!(state.is_empty());
+    assert_eq!(apply(&mut state, cas("k", None, a)), Outcome::Created);
+    assert_eq!(apply(&mut state, cas("k", None, b)), Outcome::Mismatch);
+    assert_eq!(apply(&mut state, cas("k", None, None)), Outcome::Mismatch);
+    assert_eq!(apply(&mut state, cas("k", b, None)), Outcome::Mismatch);
+    assert_eq!(apply(&mut state, cas("k", Some(""), b)), Outcome::Mismatch);
+    assert_eq!(state.get_ref(b"k"), Some(&b"a"[..]));
+    assert_eq!(apply(&mut state, cas("k", a, Some(""))), Outcome::Created);
+    assert_eq!(state.get_ref(b"k"), Some(&b""[..]));
+    assert_eq!(
+        apply(&mut state, cas("k", Some(""), None)),
+        Outcome::Removed
+    );
+    assert_eq!(state.get_ref(b"k"), None);
+}
+
+#[test]
+fn a_batch_names_its_first_operation_that_fails_and_changes_nothing_then() {
+    let mut state = StateMachine::default();
+    apply(&mut state, put("a", "1"));
+    let checksum_of_data = |state: &StateMachine| {
+        let all = state.range_from(Bound::Unbounded);
+        all.map(|(k, v)| (k.to_vec(), v.to_vec()))
+            .collect::<Vec<_>>()
+    };
+    let before = checksum_of_data(&state);
+    for (failing, at) in [
+        (put("a", "2"), 2),
+        (remove("c"), 2),
+        (cas("a", None, None), 2),
+        (cas("a", Some("2"), Some("3")), 2),
+        (cas("c", Some("2"), Some("3")), 2),
+    ] {
+        let ops = [update("x", "1"), put("y", "1"), failing, remove("z")];
+        let outcome = step(&mut state, &batch(Identity::None, &ops));
+        assert_eq!(outcome, Outcome::BatchFailed(at));
+        assert_eq!(checksum_of_data(&state), before);
+    }
+    let ops = [
+        update("x", "1"),
+        cas("a", Some("1"), Some("2")),
+        put("y", ""),
+        cas("z", None, None),
+    ];
+    let outcome = step(&mut state, &batch(Identity::None, &ops));
+    assert_eq!(outcome, Outcome::Created);
+    let entry = |key: &str, value: &str| (key.as_bytes().to_vec(), value.as_bytes().to_vec());
+    let expected = [entry("a", "2"), entry("x", "1"), entry("y", "")];
+    assert_eq!(checksum_of_data(&state), expected);
+    let ops = [remove("x"), cas("y", Some(""), None)];
+    let outcome = step(&mut state, &batch(Identity::None, &ops));
+    assert_eq!((outcome, state.len()), (Outcome::Created, 1));
+}
+
+#[test]
+fn a_batch_is_held_against_the_room_there_is_when_it_is_done() {
+    let mut state = StateMachine::default();
+    state.set_store_bytes_max(charge_bytes(b"a", &[0; 20]) * 2);
+    let twenty = "x".repeat(20);
+    let fill = [put("a", &twenty), put("b", &twenty)];
+    let outcome = step(&mut state, &batch(Identity::None, &fill));
+    assert_eq!(outcome, Outcome::Created);
+    let too_much = [update("a", ""), put("c", ""), put("d", "")];
+    let outcome = step(&mut state, &batch(Identity::None, &too_much));
+    assert_eq!(outcome, Outcome::NoRoom);
+    assert_eq!((state.len(), state.data_bytes()), (2, 42));
+    let exchange = [put("c", &twenty), remove("a")];
+    let outcome = step(&mut state, &batch(Identity::None, &exchange));
+    assert_eq!(outcome, Outcome::Created);
+    assert_eq!(
+        apply(&mut state, cas("b", Some(&twenty), Some("y"))),
+        Outcome::Created
+    );
+    let longer = "x".repeat(40);
+    assert_eq!(
+        apply(&mut state, cas("b", Some("y"), Some(&longer))),
+        Outcome::NoRoom
+    );
+}
+
+#[test]
 fn a_get_of_a_missing_key_changes_nothing() {
     let state = StateMachine::default();
     let checksum = state.checksum();
-    assert_eq!(state.get(b"missing"), None);
+    assert_eq!(state.get_ref(b"missing"), None);
     assert_eq!((state.len(), state.checksum()), (0, checksum));
 }
 

@@ -81,7 +81,7 @@ fn a_put_is_the_captured_one_byte_for_byte() {
         }),
         key: Bytes::from_static(b"wk"),
         value: Bytes::from_static(b"wv"),
-        session: None,
+        ..Default::default()
     };
     let captured = bytes_of(CAPTURED_PUT);
     assert_eq!(captured.len(), 114);

@@ -35,12 +35,6 @@ impl CommandBuffer {
         }
     }
 
-    /// For a single request: takes no more memory than that needs.
-    #[must_use]
-    pub fn for_one() -> CommandBuffer {
-        CommandBuffer::default()
-    }
-
     /// The command's bytes, as [`Command::encode`] would make them.
     #[inline]
     pub(super) fn command(&mut self, command: &Command<&[u8]>) -> Bytes {

@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
@@ -5,28 +6,41 @@ use crate::mem::Buffer;
 use crate::net::envelope::read_envelope;
 use crate::net::frame;
 
-fn request(operation: i32, key: &[u8], value: usize) -> Result<Request, ClientError> {
+/// What the server understands of a call with this payload, or the reason that it gives.
+pub(super) fn understood(
+    request: &pb::KvOperationRequest,
+    sequence: u64,
+) -> Result<Request, String> {
+    let body = body_of(request, sequence);
+    match decode_call(&body, &mut CommandBuffer::new()) {
+        Ok(call) => {
+            assert_eq!(call.sequence, sequence);
+            Ok(call.request)
+        }
+        Err(refusal) => Err(refusal.reason),
+    }
+}
+
+fn request(operation: i32, key: &[u8], value: usize) -> Result<Request, String> {
     let request = pb::KvOperationRequest {
         r#type: operation,
         key: Bytes::copy_from_slice(key),
         value: vec![0; value].into(),
         ..Default::default()
     };
-    decode_request(request.encode_to_vec().into(), 1)
+    understood(&request, 1)
 }
 
 #[test]
 fn requests_over_a_limit_are_refused_with_the_limit() {
     let key = vec![b'k'; limits::KEY_BYTES_MAX + 1];
-    let error = request(0, &key, 0).unwrap_err().to_string();
+    let error = request(0, &key, 0).unwrap_err();
     assert_eq!(error, "key of 65537 bytes is over the limit of 65536");
-    let error = request(1, b"k", limits::VALUE_BYTES_MAX + 1)
-        .unwrap_err()
-        .to_string();
+    let error = request(1, b"k", limits::VALUE_BYTES_MAX + 1).unwrap_err();
     assert_eq!(error, "value of 8388609 bytes is over the limit of 8388608");
     assert!(request(1, &key[1..], limits::VALUE_BYTES_MAX).is_ok());
-    assert_eq!(request(3, b"", 0), Err(ClientError::EmptyKey));
-    assert_eq!(request(9, b"k", 0), Err(ClientError::UnknownOperation(9)));
+    assert_eq!(request(3, b"", 0), Err("empty key".to_owned()));
+    assert_eq!(request(9, b"k", 0), Err("unknown operation 9".to_owned()));
 }
 
 #[test]
@@ -38,6 +52,8 @@ fn only_a_duplicate_put_has_a_reason_that_says_exists() {
         Answer::Applied(Outcome::SessionWindowFull),
         Answer::Applied(Outcome::SessionStale),
         Answer::Applied(Outcome::Malformed),
+        Answer::Applied(Outcome::Mismatch),
+        Answer::Applied(Outcome::BatchFailed(3)),
         Answer::NoLeader,
         Answer::OutcomeUnknown,
         Answer::Busy,
@@ -83,7 +99,7 @@ fn body_of(request: &pb::KvOperationRequest, sequence: u64) -> Bytes {
     out.freeze().slice(frame::HEADER_BYTES..)
 }
 
-fn put(key: &[u8], value: &[u8]) -> pb::KvOperationRequest {
+pub(super) fn put(key: &[u8], value: &[u8]) -> pb::KvOperationRequest {
     pb::KvOperationRequest {
         meta: Some(pb::Meta { uuid: UUID.into() }),
         key: Bytes::copy_from_slice(key),
@@ -198,6 +214,9 @@ fn answers_are_framed_as_prost_would() {
         Answer::Applied(Outcome::NotFound),
         Answer::Applied(Outcome::KeyExists),
         Answer::Applied(Outcome::SessionOpened(1 << 40)),
+        Answer::Applied(Outcome::Mismatch),
+        Answer::Applied(Outcome::BatchFailed(127)),
+        Answer::Page(Box::default()),
         Answer::Value(None),
         Answer::Value(Some(Buffer::new())),
         Answer::Value(Some(Buffer::from(&b"value"[..]))),
@@ -239,6 +258,7 @@ fn any_request() -> impl Strategy<Value = pb::KvOperationRequest> {
                 key: key.into(),
                 value: value.into(),
                 session,
+                ..Default::default()
             },
         )
 }
@@ -297,12 +317,19 @@ proptest! {
     }
 
     #[test]
-    fn a_call_is_understood_as_its_payload_is(request in any_request(), sequence in any::<u64>()) {
-        let body = body_of(&request, sequence);
-        let call = decode_call(&body, &mut CommandBuffer::new());
-        match decode_request(request.encode_to_vec().into(), sequence) {
-            Ok(request) => prop_assert_eq!(call, Ok(Call { sequence, request })),
-            Err(error) => prop_assert_eq!(call.unwrap_err().reason, error.to_string()),
+    fn a_call_is_understood_alike_by_hand_and_by_prost(
+        request in any_request(), sequence in any::<u64>()
+    ) {
+        let payload = request.encode_to_vec();
+        let by_hand = RequestFields::read_usual(&payload)
+            .map(|fields| understand(&fields, None, sequence, &mut CommandBuffer::new()));
+        let decoded = pb::KvOperationRequest::decode(&payload[..]).expect("encoded just now");
+        let fields = RequestFields::of(&decoded);
+        let by_prost = understand(&fields, Some(&decoded), sequence, &mut CommandBuffer::new());
+        if let Some(by_hand) = by_hand {
+            prop_assert_eq!(&by_hand, &by_prost);
         }
+        let reason = by_prost.map_err(|error| error.to_string());
+        prop_assert_eq!(understood(&request, sequence), reason);
     }
 }

@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 
+use super::unplaced::Unplaced;
 use super::{Action, Operation, Outcome};
 
 /// What the search found.
@@ -34,18 +35,18 @@ pub(super) enum Answer {
     GaveUp,
 }
 
-/// The content of the register: a value's number, or one of the two below.
-type State = u32;
+/// The content of a register: a value's number, or one of the two below.
+pub(super) type State = u32;
 /// The key is absent.
-const ABSENT: State = 0;
+pub(super) const ABSENT: State = 0;
 /// Any value that was never read.
-const UNREAD: State = 1;
+pub(super) const UNREAD: State = 1;
 /// The first value that was read.
-const FIRST_READ: State = 2;
+pub(super) const FIRST_READ: State = 2;
 
 /// Which states an answer fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Needs {
+pub(super) enum Needs {
     Anything,
     Absent,
     Present,
@@ -65,19 +66,19 @@ impl Needs {
 
 /// An operation with an answer.
 #[derive(Clone, Copy, Debug)]
-struct Known {
-    invoked_ns: u64,
-    returned_ns: u64,
-    needs: Needs,
+pub(super) struct Known {
+    pub(super) invoked_ns: u64,
+    pub(super) returned_ns: u64,
+    pub(super) needs: Needs,
     /// What it leaves behind; `None` if it changes nothing.
-    leaves: Option<State>,
+    pub(super) leaves: Option<State>,
     /// What may be next is tried in this order; see [`Zone`].
-    urgency_ns: u64,
+    pub(super) urgency_ns: u64,
 }
 
 impl Known {
     /// The value that it reads or writes, if somebody read it.
-    fn value(&self) -> Option<State> {
+    pub(super) fn value(&self) -> Option<State> {
         let value = match (self.needs, self.leaves) {
             (Needs::Exactly(value), _) => Some(value),
             (_, leaves) => leaves,
@@ -88,7 +89,7 @@ impl Known {
 
 /// What an operation without an answer would do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Effect {
+pub(super) enum Effect {
     Remove,
     Put(State),
     Update(State),
@@ -97,8 +98,8 @@ enum Effect {
 /// Operations without an answer and with the same effect. They are used in the order of their
 /// invocations: one that began earlier may stand wherever a later one may.
 #[derive(Debug, Default)]
-struct Pending {
-    invoked_ns: Vec<u64>,
+pub(super) struct Pending {
+    pub(super) invoked_ns: Vec<u64>,
     used: usize,
 }
 
@@ -130,13 +131,8 @@ pub(super) struct Register {
     impossible: bool,
     pending: BTreeMap<Effect, Pending>,
     state: State,
-    /// Those of `known` that are not placed, as a ring; its start and end is `known.len()`.
-    next: Vec<usize>,
-    prev: Vec<usize>,
-    /// Bit set: placed.
-    placed: Vec<u64>,
-    /// All words of `placed` from here on are zero.
-    placed_words: usize,
+    /// Those of `known` that are not placed.
+    unplaced: Unplaced,
     /// Per value: its reads and its writes that are not placed.
     reads_left: Vec<u32>,
     writes_left: Vec<u32>,
@@ -178,6 +174,9 @@ impl Register {
                     Action::Update(value) => Effect::Update(number(value)),
                     Action::Remove => Effect::Remove,
                     Action::Get => continue,
+                    Action::Cas { .. } | Action::Batch(_) | Action::Scan { .. } => {
+                        unreachable!("these are judged jointly")
+                    }
                 };
                 let same = pending.entry(effect).or_default();
                 same.invoked_ns.push(operation.invoked_ns);
@@ -187,8 +186,7 @@ impl Register {
         let zones = zones(&known, &pending, values);
         for operation in &mut known {
             if let Some(value) = operation.value() {
-                let zone = &zones[value as usize];
-                operation.urgency_ns = zone.first_return_ns.max(zone.last_invocation_ns);
+                operation.urgency_ns = zones[value as usize].end_ns();
             }
         }
         Register {
@@ -214,15 +212,11 @@ impl Register {
                     u32::try_from(same.invoked_ns.len()).expect("fewer operations");
             }
         }
-        let ring = known.len() + 1;
         Register {
             impossible: false,
             pending,
             state: ABSENT,
-            next: (0..ring).map(|i| (i + 1) % ring).collect(),
-            prev: (0..ring).map(|i| (i + ring - 1) % ring).collect(),
-            placed: vec![0; known.len().div_ceil(64)],
-            placed_words: 0,
+            unplaced: Unplaced::new(known.len()),
             reads_left,
             writes_left,
             known,
@@ -239,7 +233,7 @@ impl Register {
         let mut steps = 0;
         loop {
             let reads = self.place_reads();
-            if self.next[self.known.len()] == self.known.len() {
+            if self.unplaced.is_empty() {
                 return Answer::Order;
             }
             let moves = if entered.insert(self.configuration()) {
@@ -288,10 +282,10 @@ impl Register {
     /// be next.
     fn first_return(&self) -> u64 {
         let mut first = u64::MAX;
-        let mut at = self.next[self.known.len()];
+        let mut at = self.unplaced.first();
         while at < self.known.len() && self.known[at].invoked_ns <= first {
             first = first.min(self.known[at].returned_ns);
-            at = self.next[at];
+            at = self.unplaced.after(at);
         }
         first
     }
@@ -301,14 +295,14 @@ impl Register {
         loop {
             let before = reads.len();
             let first_return = self.first_return();
-            let mut at = self.next[self.known.len()];
+            let mut at = self.unplaced.first();
             while at < self.known.len() && self.known[at].invoked_ns <= first_return {
                 let operation = self.known[at];
                 if operation.leaves.is_none() && operation.needs.fits(self.state) {
                     self.place(at);
                     reads.push(at);
                 }
-                at = self.next[at];
+                at = self.unplaced.after(at);
             }
             if reads.len() == before {
                 return reads;
@@ -320,7 +314,7 @@ impl Register {
     fn moves(&self) -> Vec<Move> {
         let first_return = self.first_return();
         let mut kinds: Vec<usize> = Vec::new();
-        let mut at = self.next[self.known.len()];
+        let mut at = self.unplaced.first();
         while at < self.known.len() && self.known[at].invoked_ns <= first_return {
             let this = &self.known[at];
             let same = kinds.iter_mut().find(|k| {
@@ -332,7 +326,7 @@ impl Register {
                 Some(other) => *other = at,
                 None => kinds.push(at),
             }
-            at = self.next[at];
+            at = self.unplaced.after(at);
         }
         // A read that only an operation without an answer explains is tried in its turn; to use one
         // up for anything else is the last resort.
@@ -435,11 +429,7 @@ impl Register {
     }
 
     fn place(&mut self, at: usize) {
-        let (prev, next) = (self.prev[at], self.next[at]);
-        self.next[prev] = next;
-        self.prev[next] = prev;
-        self.placed[at / 64] |= 1 << (at % 64);
-        self.placed_words = self.placed_words.max(at / 64 + 1);
+        self.unplaced.place(at);
         if let Needs::Exactly(value) = self.known[at].needs {
             self.reads_left[value as usize] -= 1;
         }
@@ -448,13 +438,9 @@ impl Register {
         }
     }
 
-    /// Takes back the latest [`Register::place`] that is not taken back yet: only so does the
-    /// ring come back to what it was.
+    /// See [`Unplaced::unplace`].
     fn unplace(&mut self, at: usize) {
-        let (prev, next) = (self.prev[at], self.next[at]);
-        self.next[prev] = at;
-        self.prev[next] = at;
-        self.placed[at / 64] &= !(1 << (at % 64));
+        self.unplaced.unplace(at);
         if let Needs::Exactly(value) = self.known[at].needs {
             self.reads_left[value as usize] += 1;
         }
@@ -463,19 +449,12 @@ impl Register {
         }
     }
 
-    /// The configuration as a word sequence that no other one has: the state, how many words at
-    /// the front are full, the words behind them up to the last that is not empty, how many of each
-    /// effect are used.
+    /// The configuration as a word sequence that no other one has: the state, what is placed,
+    /// how many of each effect are used.
     fn configuration(&mut self) -> Box<[u64]> {
-        while self.placed_words > 0 && self.placed[self.placed_words - 1] == 0 {
-            self.placed_words -= 1;
-        }
-        let full = (self.next[self.known.len()] / 64).min(self.placed_words);
-        let words = &self.placed[full..self.placed_words];
-        let mut configuration = Vec::with_capacity(words.len() + self.pending.len() + 2);
+        let mut configuration = Vec::with_capacity(self.pending.len() + 6);
         configuration.push(u64::from(self.state));
-        configuration.push((full as u64) << 32 | words.len() as u64);
-        configuration.extend_from_slice(words);
+        self.unplaced.push_words(&mut configuration);
         configuration.extend(self.pending.values().map(|p| p.used as u64));
         configuration.into_boxed_slice()
     }
@@ -496,6 +475,9 @@ fn meaning(
             (Needs::Exactly(number(value)), None)
         }
         (Action::Remove | Action::Get, _) => (Needs::Absent, None),
+        (Action::Cas { .. } | Action::Batch(_) | Action::Scan { .. }, _) => {
+            unreachable!("these are judged jointly")
+        }
     }
 }
 
@@ -508,7 +490,7 @@ fn meaning(
 /// taking the values in the order of the later of the two moments, for so they get out of each
 /// other's way.
 #[derive(Clone, Copy, Debug)]
-struct Zone {
+pub(super) struct Zone {
     first_return_ns: u64,
     last_invocation_ns: u64,
     /// The latest invocation of a write of the value.
@@ -516,7 +498,18 @@ struct Zone {
     writes: u32,
 }
 
-fn zones(known: &[Known], pending: &BTreeMap<Effect, Pending>, values: usize) -> Vec<Zone> {
+impl Zone {
+    /// When the value may be gone.
+    pub(super) fn end_ns(&self) -> u64 {
+        self.first_return_ns.max(self.last_invocation_ns)
+    }
+}
+
+pub(super) fn zones(
+    known: &[Known],
+    pending: &BTreeMap<Effect, Pending>,
+    values: usize,
+) -> Vec<Zone> {
     let empty = Zone {
         first_return_ns: u64::MAX,
         last_invocation_ns: 0,
@@ -551,7 +544,7 @@ fn zones(known: &[Known], pending: &BTreeMap<Effect, Pending>, values: usize) ->
 }
 
 /// Whether the values' zones rule out that there is an order.
-fn contradict(known: &[Known], zones: &[Zone]) -> bool {
+pub(super) fn contradict(known: &[Known], zones: &[Zone]) -> bool {
     let read = zones.iter().enumerate().skip(FIRST_READ as usize);
     let mut held: Vec<(State, Zone)> = Vec::new();
     for (value, zone) in read.clone() {

@@ -14,6 +14,10 @@ fn bytes(text: &str) -> Bytes {
 
 /// Writes a history down, one operation a line: `client from..to what`, in which `..?` stands
 /// for no answer, as in `1 10..20 put a -> created` and `2 15..? update b`.
+///
+/// The key is `k` unless `what` begins with another, as in `x:put a`. In `cas a b`, `-` stands
+/// for absent; a batch is `batch x:put a, y:remove`, a scan `scan x..z`, in answer to which
+/// `x=a y=b` are entries and `empty` is none.
 fn history(text: &str) -> Vec<Operation> {
     text.lines()
         .map(str::trim)
@@ -27,28 +31,66 @@ fn line(text: &str) -> Operation {
         Some((call, answer)) => (call, Some(answer)),
         None => (text, None),
     };
-    let words: Vec<&str> = call.split_whitespace().collect();
-    let (from, to) = words[1].split_once("..").expect("from..to");
-    let action = match words[2] {
-        "put" => Action::Put(bytes(words[3])),
-        "update" => Action::Update(bytes(words[3])),
+    let mut words = call.splitn(3, ' ');
+    let mut word = || words.next().expect("client, moments, action").trim();
+    let (client, moments) = (word(), word());
+    let (from, to) = moments.split_once("..").expect("from..to");
+    let (key, action) = keyed_action(word());
+    Operation {
+        client: client.parse().expect("a number"),
+        key,
+        action,
+        invoked_ns: from.parse().expect("a number"),
+        returned: answer.map(|a| (to.parse().expect("a number"), outcome(a))),
+    }
+}
+
+fn keyed_action(text: &str) -> (Bytes, Action) {
+    if let Some(operations) = text.strip_prefix("batch ") {
+        let operations: Vec<_> = operations.split(", ").map(keyed_action).collect();
+        return (operations[0].0.clone(), Action::Batch(operations));
+    }
+    if let Some(range) = text.strip_prefix("scan ") {
+        let (from, until) = range.split_once("..").expect("from..until");
+        let until = (!until.is_empty()).then(|| bytes(until));
+        return (bytes(from), Action::Scan { until });
+    }
+    let (key, text) = text.split_once(':').unwrap_or(("k", text));
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let or_absent = |word: &str| (word != "-").then(|| bytes(word));
+    let action = match words[0] {
+        "put" => Action::Put(bytes(words[1])),
+        "update" => Action::Update(bytes(words[1])),
         "remove" => Action::Remove,
         "get" => Action::Get,
+        "cas" => Action::Cas {
+            expected: or_absent(words[1]),
+            new: or_absent(words[2]),
+        },
         other => panic!("no such action: {other}"),
     };
-    let outcome = answer.map(|answer| match answer {
+    (bytes(key), action)
+}
+
+fn outcome(answer: &str) -> Outcome {
+    match answer {
         "created" => Outcome::Created,
         "exists" => Outcome::KeyExists,
         "removed" => Outcome::Removed,
         "absent" => Outcome::NotFound,
-        value => Outcome::Found(bytes(value)),
-    });
-    Operation {
-        client: words[0].parse().expect("a number"),
-        key: bytes("k"),
-        action,
-        invoked_ns: from.parse().expect("a number"),
-        returned: outcome.map(|o| (to.parse().expect("a number"), o)),
+        "mismatch" => Outcome::Mismatch,
+        "empty" => Outcome::Entries(Vec::new()),
+        entries if entries.contains('=') => {
+            let entry = |text: &str| {
+                let (key, value) = text.split_once('=').expect("key=value");
+                (bytes(key), bytes(value))
+            };
+            Outcome::Entries(entries.split(' ').map(entry).collect())
+        }
+        text => match text.strip_prefix("failed ") {
+            Some(at) => Outcome::BatchFailed(at.parse().expect("a number")),
+            None => Outcome::Found(bytes(text)),
+        },
     }
 }
 
@@ -300,6 +342,237 @@ fn the_report_names_the_key_and_the_operation_that_cannot_be_placed() {
 }
 
 #[test]
+fn compare_and_sets_that_follow_each_other_are_accepted() {
+    accepted(
+        "1 0..1 cas a b -> absent
+         1 2..3 cas - a -> created
+         1 4..5 cas - b -> mismatch
+         1 6..7 cas b c -> mismatch
+         1 8..9 cas a b -> created
+         1 10..11 get -> b
+         1 12..13 cas b - -> removed
+         1 14..15 get -> absent",
+    );
+    accepted(
+        "1 0..100 cas a b -> created
+         2 0..100 cas b c -> created
+         3 0..100 put a -> created
+         4 101..102 get -> c",
+    );
+}
+
+#[test]
+fn a_stale_compare_and_set_is_rejected() {
+    rejected(
+        "1 0..1 update a -> created
+         1 2..3 update b -> created
+         2 4..5 cas a c -> created",
+        "2 4..5 cas a c -> created",
+    );
+    rejected(
+        "1 0..1 update a -> created
+         2 2..3 cas a c -> mismatch",
+        "2 2..3 cas a c -> mismatch",
+    );
+    rejected(
+        "1 0..1 update a -> created
+         2 2..3 cas a c -> absent",
+        "2 2..3 cas a c -> absent",
+    );
+    rejected(
+        "1 0..1 update a -> created
+         2 2..3 cas - c -> created",
+        "2 2..3 cas - c -> created",
+    );
+}
+
+#[test]
+fn of_two_compare_and_sets_of_one_value_only_one_takes_effect() {
+    rejected(
+        "1 0..1 put a -> created
+         1 2..20 cas a b -> created
+         2 2..21 cas a c -> created",
+        "2 2..21 cas a c -> created",
+    );
+    rejected(
+        "1 0..1 put a -> created
+         1 2..? cas a b
+         2 2..3 cas a c -> created
+         2 4..5 get -> b",
+        "2 4..5 get -> b",
+    );
+}
+
+#[test]
+fn a_compare_and_set_without_an_answer_may_take_effect_or_not() {
+    for seen in ["a", "b", "c"] {
+        accepted(&format!(
+            "1 0..1 put a -> created
+             1 2..? cas a b
+             2 3..? cas b c
+             3 100..101 get -> {seen}"
+        ));
+    }
+    rejected(
+        "1 0..1 put a -> created
+         2 3..? cas b c
+         3 100..101 get -> c",
+        "3 100..101 get -> c",
+    );
+}
+
+#[test]
+fn a_batch_that_is_seen_whole_or_not_at_all_is_accepted() {
+    accepted(
+        "1 0..10 batch x:put a, y:put b -> created
+         2 0..5 scan w..z -> empty
+         2 6..7 scan w..z -> x=a y=b
+         2 8..9 y:get -> b
+         2 11..12 batch x:cas a c, y:remove -> created
+         2 13..14 scan x..y -> x=c
+         2 15..16 y:get -> absent
+         2 17..18 batch x:update d, y:cas b e -> failed 1
+         2 19..20 scan w.. -> x=c",
+    );
+}
+
+#[test]
+fn a_batch_seen_half_is_rejected() {
+    rejected(
+        "1 0..10 batch x:update a, y:update b -> created
+         2 2..3 x:get -> a
+         2 4..5 y:get -> absent",
+        "2 4..5 y:get -> absent",
+    );
+    rejected(
+        "1 0..10 batch x:update a, y:update b -> created
+         2 2..3 scan x..z -> y=b",
+        "2 2..3 scan x..z -> y=b",
+    );
+    rejected(
+        "1 0..? batch x:update a, y:update b
+         2 2..3 scan x..z -> x=a",
+        "2 2..3 scan x..z -> x=a",
+    );
+    rejected(
+        "1 0..1 batch x:update a, y:update b -> created
+         1 2..3 batch x:update c, y:update d -> created
+         2 2..4 x:get -> c
+         2 5..6 y:get -> b",
+        "2 5..6 y:get -> b",
+    );
+}
+
+#[test]
+fn a_batch_that_failed_changes_nothing_and_fails_for_a_reason() {
+    rejected(
+        "1 0..1 y:put b -> created
+         1 2..3 batch x:update a, y:put c -> failed 1
+         2 4..5 x:get -> a",
+        "2 4..5 x:get -> a",
+    );
+    rejected(
+        "1 2..3 batch x:update a, y:put c -> failed 1",
+        "1 2..3 batch x:update a, y:put c -> failed 1",
+    );
+    // The first of two that fail is named.
+    rejected(
+        "1 2..3 batch x:remove, y:remove -> failed 1",
+        "1 2..3 batch x:remove, y:remove -> failed 1",
+    );
+    rejected(
+        "1 0..1 x:put a -> created
+         1 2..3 batch x:put c, y:put c -> created",
+        "1 2..3 batch x:put c, y:put c -> created",
+    );
+}
+
+#[test]
+fn a_scan_that_misses_a_committed_key_is_rejected() {
+    rejected(
+        "1 0..1 x:put a -> created
+         1 2..3 y:put b -> created
+         2 4..5 scan x..z -> y=b",
+        "2 4..5 scan x..z -> y=b",
+    );
+    rejected(
+        "1 0..1 x:put a -> created
+         1 2..3 x:remove -> removed
+         2 4..5 scan x..z -> x=a",
+        "2 4..5 scan x..z -> x=a",
+    );
+}
+
+#[test]
+fn a_scan_that_mixes_two_states_is_rejected() {
+    // x had gone to c before y was there at all.
+    rejected(
+        "1 0..1 x:put a -> created
+         1 2..3 x:update c -> created
+         1 4..5 y:put b -> created
+         2 2..6 scan x..z -> x=a y=b",
+        "2 2..6 scan x..z -> x=a y=b",
+    );
+    // Two scans see two concurrent writes in different orders.
+    rejected(
+        "1 0..100 x:put a -> created
+         2 0..101 y:put b -> created
+         3 10..20 scan x..z -> x=a
+         4 10..21 scan x..z -> y=b",
+        "4 10..21 scan x..z -> y=b",
+    );
+}
+
+#[test]
+fn a_scan_of_keys_that_nobody_wrote_is_rejected_only_if_it_found_some() {
+    accepted("1 0..1 scan x..z -> empty");
+    rejected("1 0..1 scan x..z -> y=b", "1 0..1 scan x..z -> y=b");
+}
+
+#[test]
+fn operations_without_an_answer_help_each_other_over_several_keys() {
+    // The batch needs the key that only the put can have made, and nobody else looks at.
+    accepted(
+        "1 0..? x:put a
+         2 0..? batch x:remove, y:update b
+         3 10..11 y:get -> b
+         3 12..13 x:get -> absent",
+    );
+    // The batch was overwritten in part before the rest of it was seen.
+    accepted(
+        "1 0..? batch x:update a, y:update b
+         2 5..6 x:update c -> created
+         2 7..8 x:get -> c
+         2 9..10 y:get -> b
+         2 11..12 x:get -> c",
+    );
+    accepted(
+        "1 0..? batch x:update a, y:update b
+         1 0..? batch y:cas b c, z:update d
+         2 9..10 z:get -> d",
+    );
+}
+
+#[test]
+fn a_report_on_several_keys_names_them() {
+    let verdict = check(
+        &history(
+            "1 1000000..2000000 x:put a -> created
+             1 1000000..2000000 batch x:cas a b, y:update c -> created
+             3 3000000..4000000 scan x.. -> x=b",
+        ),
+        STEPS_MAX,
+    );
+    assert_eq!(
+        verdict.to_string(),
+        "not linearizable: keys \"x\", \"y\": no order explains their first 3 operations, up to       4.000 ms\n\
+         \x20   client 1   [      1.000 ms ..       2.000 ms]  put \"a\" -> created  (key \"x\")\n\
+         \x20   client 1   [      1.000 ms ..       2.000 ms]  batch [\"x\" cas \"a\" to \"b\"] [\"y\" update \"c\"] -> created\n\
+         \x20 > client 3   [      3.000 ms ..       4.000 ms]  scan \"x\".. -> \"x\": \"b\"\n"
+    );
+}
+
+#[test]
 fn too_few_steps_decide_nothing() {
     let operations = history(
         "1 0..1 put a -> created
@@ -334,10 +607,93 @@ impl Random {
 /// Each client works through its operations one after the other; the moment of effect is drawn
 /// between invocation and return, and effects are carried out in that order on a map.
 fn truthful_history(seed: u64, clients: u64, keys: u64, operations: u64) -> Vec<Operation> {
+    truthful_history_with(seed, clients, operations, 50, |_, random, value| {
+        let key = Bytes::from(format!("k{}", random.below(keys)));
+        (key, plain_action(random, value))
+    })
+}
+
+fn plain_action(random: &mut Random, value: Bytes) -> Action {
+    match random.below(10) {
+        0..2 => Action::Put(value),
+        2..5 => Action::Update(value),
+        5 => Action::Remove,
+        _ => Action::Get,
+    }
+}
+
+/// As [`truthful_history`], with compare-and-sets, batches and scans of groups of so many keys.
+/// One of `lost_of` operations gets no answer.
+fn truthful_joint_history(
+    seed: u64,
+    clients: u64,
+    (groups, group): (u64, u64),
+    (operations, lost_of): (u64, u64),
+) -> Vec<Operation> {
+    truthful_history_with(
+        seed,
+        clients,
+        operations,
+        lost_of,
+        |history, random, value| {
+            let of_group = random.below(groups);
+            let key = |n: u64| Bytes::from(format!("k{of_group}-{n}"));
+            let any = random.below(group);
+            // A value that somebody wrote not long ago; what it was answered is not known yet.
+            let near = |random: &mut Random| {
+                let back = (random.below(20) as usize).min(history.len().saturating_sub(1));
+                let operation = history.len().checked_sub(back + 1).map(|at| &history[at]);
+                operation.and_then(|o| match &o.action {
+                    Action::Put(v) | Action::Update(v) => Some(v.clone()),
+                    _ => None,
+                })
+            };
+            match random.below(14) {
+                0..9 => (key(any), plain_action(random, value)),
+                9 | 10 => {
+                    let new = (random.below(4) > 0).then_some(value);
+                    let expected = near(random);
+                    (key(any), Action::Cas { expected, new })
+                }
+                11 => {
+                    let begin = random.below(group);
+                    let count = group.min(2 + random.below(2));
+                    let operations = (0..count).map(|n| {
+                        let value = Bytes::from([&value[..], format!("-{n}").as_bytes()].concat());
+                        let action = match random.below(8) {
+                            0 => Action::Put(value),
+                            1 => Action::Remove,
+                            2 => Action::Cas {
+                                expected: near(random),
+                                new: Some(value),
+                            },
+                            _ => Action::Update(value),
+                        };
+                        (key((begin + n) % group), action)
+                    });
+                    let operations: Vec<_> = operations.collect();
+                    (operations[0].0.clone(), Action::Batch(operations))
+                }
+                _ => {
+                    let until = Some(key(group));
+                    (key(0), Action::Scan { until })
+                }
+            }
+        },
+    )
+}
+
+fn truthful_history_with(
+    seed: u64,
+    clients: u64,
+    operations: u64,
+    lost_of: u64,
+    draw: impl Fn(&[Operation], &mut Random, Bytes) -> (Bytes, Action),
+) -> Vec<Operation> {
     let mut random = Random(seed);
     // (effect, place) of each operation, to be carried out by effect.
     let mut effects = Vec::new();
-    let mut history = Vec::new();
+    let mut history: Vec<Operation> = Vec::new();
     let mut free_at = vec![0; clients as usize];
     for number in 0..operations {
         let client = random.below(clients);
@@ -346,14 +702,9 @@ fn truthful_history(seed: u64, clients: u64, keys: u64, operations: u64) -> Vec<
         let returned_ns = effect + random.below(200);
         free_at[client as usize] = returned_ns;
         let value = Bytes::from(format!("v{number}"));
-        let action = match random.below(10) {
-            0..2 => Action::Put(value),
-            2..5 => Action::Update(value),
-            5 => Action::Remove,
-            _ => Action::Get,
-        };
+        let (key, action) = draw(&history, &mut random, value);
         // Some never get their answer, and half of these never take effect.
-        let lost = random.below(50) == 0;
+        let lost = random.below(lost_of) == 0;
         if lost {
             // Such a client would be a new one, and its operation may take effect much later.
             free_at[client as usize] = invoked_ns + 2_000;
@@ -368,7 +719,7 @@ fn truthful_history(seed: u64, clients: u64, keys: u64, operations: u64) -> Vec<
         }
         history.push(Operation {
             client,
-            key: Bytes::from(format!("k{}", random.below(keys))),
+            key,
             action,
             invoked_ns,
             returned: (!lost).then_some((returned_ns, Outcome::NotFound)),
@@ -406,6 +757,34 @@ fn apply(store: &mut BTreeMap<Bytes, Bytes>, key: &Bytes, action: &Action) -> Ou
             Some(value) => Outcome::Found(value.clone()),
             None => Outcome::NotFound,
         },
+        Action::Cas { expected, new } => match (store.get(key), new) {
+            (current, Some(value)) if current == expected.as_ref() => {
+                store.insert(key.clone(), value.clone());
+                Outcome::Created
+            }
+            (current, None) if current == expected.as_ref() => {
+                store.remove(key);
+                Outcome::Removed
+            }
+            (None, _) => Outcome::NotFound,
+            (Some(_), _) => Outcome::Mismatch,
+        },
+        Action::Batch(operations) => {
+            let mut after = store.clone();
+            for (at, (key, action)) in operations.iter().enumerate() {
+                let outcome = apply(&mut after, key, action);
+                if !matches!(outcome, Outcome::Created | Outcome::Removed) {
+                    return Outcome::BatchFailed(at);
+                }
+            }
+            *store = after;
+            Outcome::Created
+        }
+        Action::Scan { until } => {
+            let from = store.range(key.clone()..);
+            let covered = from.take_while(|(key, _)| until.as_ref().is_none_or(|u| *key < u));
+            Outcome::Entries(covered.map(|(k, v)| (k.clone(), v.clone())).collect())
+        }
     }
 }
 
@@ -484,8 +863,92 @@ proptest! {
     }
 }
 
+fn any_value() -> impl Strategy<Value = Bytes> {
+    (0..3_u8).prop_map(|v| Bytes::from(vec![b'a' + v]))
+}
+
+fn any_write() -> impl Strategy<Value = Action> {
+    let or_absent = || prop::option::of(any_value());
+    prop_oneof![
+        any_value().prop_map(Action::Put),
+        any_value().prop_map(Action::Update),
+        Just(Action::Remove),
+        (or_absent(), or_absent()).prop_map(|(expected, new)| Action::Cas { expected, new }),
+    ]
+}
+
+/// As [`any_operation`], on two keys and with operations on both. What they could not have been
+/// answered at all is left without an answer.
+fn any_joint_operation() -> impl Strategy<Value = Operation> {
+    let key = || (0..2_u8).prop_map(|k| Bytes::from(vec![b'x' + k]));
+    let both = (any_write(), any_write(), any::<bool>()).prop_map(|(x, y, turned)| {
+        let mut operations = vec![(bytes("x"), x), (bytes("y"), y)];
+        if turned {
+            operations.reverse();
+        }
+        (bytes("x"), Action::Batch(operations))
+    });
+    let until = prop::option::of(Just(bytes("y")));
+    let call = prop_oneof![
+        3 => (key(), any_write()),
+        2 => (key(), Just(Action::Get)),
+        3 => both,
+        2 => (key(), until).prop_map(|(key, until)| (key, Action::Scan { until })),
+    ];
+    let store = prop::collection::btree_map(key(), any_value(), 0..3);
+    (call, store, 0..30_u64, 0..20_u64, 0..4_u8).prop_map(
+        |((key, action), mut store, from, length, lost)| {
+            // What a store could have answered, though perhaps not the one of this history.
+            let outcome = apply(&mut store, &key, &action);
+            Operation {
+                client: 0,
+                key,
+                action,
+                invoked_ns: from,
+                returned: (lost > 0).then_some((from + length, outcome)),
+            }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8_000))]
+
+    #[test]
+    fn small_joint_histories_are_judged_as_by_a_search_that_tries_everything(
+        history in proptest::collection::vec(any_joint_operation(), 1..7)
+    ) {
+        let expected = some_order_exists(&history, &mut Vec::new());
+        let verdict = check(&history, STEPS_MAX);
+        prop_assert_eq!(verdict == Verdict::Linearizable, expected, "{} {:?}", verdict, history);
+        if let Verdict::NotLinearizable(violation) = verdict {
+            prop_assert!(!some_order_exists(&violation.prefix, &mut Vec::new()));
+        }
+    }
+
+    #[test]
+    fn one_key_is_judged_jointly_as_by_itself(
+        history in proptest::collection::vec(any_operation(), 1..8)
+    ) {
+        let mut operations: Vec<&Operation> = history.iter().collect();
+        operations.sort_by_key(|o| o.invoked_ns);
+        let alone = Register::new(&operations, u64::MAX).search(STEPS_MAX);
+        let jointly = Joint::search(&[bytes("k")], &operations, u64::MAX, STEPS_MAX);
+        prop_assert_eq!(alone, jointly);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn what_a_real_store_answered_over_several_keys_is_accepted(
+        seed in any::<u64>(), clients in 1..16_u64, group in 1..4_u64
+    ) {
+        let history = truthful_joint_history(seed, clients, (2, group), (600, 50));
+        let verdict = check(&history, STEPS_MAX);
+        prop_assert_eq!(&verdict, &Verdict::Linearizable, "{}", verdict);
+    }
 
     #[test]
     fn what_a_real_register_answered_is_accepted(
@@ -518,6 +981,32 @@ proptest! {
         let verdict = check(&history, STEPS_MAX);
         prop_assert!(matches!(verdict, Verdict::NotLinearizable(_)), "{}", verdict);
     }
+}
+
+/// What the tests on real processes record, and more: many clients at few keys.
+#[test]
+fn large_joint_histories_are_judged_within_seconds() {
+    let begin = Instant::now();
+    for (clients, group) in [(8, 3), (24, 3), (8, 8)] {
+        for seed in 0..2 {
+            let mut history = truthful_joint_history(seed, clients, (1, group), (4_000, 200));
+            check(&history, STEPS_MAX).assert_linearizable();
+            // The last scan that found something saw what nobody wrote.
+            let last = history
+                .iter_mut()
+                .rev()
+                .find_map(|o| match &mut o.returned {
+                    Some((_, Outcome::Entries(entries))) if !entries.is_empty() => Some(entries),
+                    _ => None,
+                });
+            let value = &mut last.expect("a scan")[0].1;
+            *value = bytes("never written");
+            let verdict = check(&history, STEPS_MAX);
+            assert!(matches!(verdict, Verdict::NotLinearizable(_)), "{verdict}");
+        }
+    }
+    let took = begin.elapsed();
+    assert!(took.as_secs() < 20, "took {took:?}");
 }
 
 #[test]

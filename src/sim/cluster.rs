@@ -115,10 +115,12 @@ pub(super) enum Packet {
 /// Something that happens at a time.
 #[derive(Debug)]
 pub(super) enum Event {
+    /// Arrives if both ends are still in the lives in which it was sent.
     Packet {
         from: u64,
         from_life: u64,
         to: u64,
+        to_life: u64,
         packet: Packet,
     },
     Disk(u64, u64),
@@ -181,6 +183,8 @@ pub(super) struct Place {
     pub(super) incarnation: u64,
     pub(super) state: State,
     pub(super) clock: Clock,
+    /// It has the right to vote, on its disk.
+    pub(super) established: bool,
     /// It has lost its directory, and does not vote yet.
     pub(super) lost: bool,
     /// It is not restarted any more until faults have stopped everywhere.
@@ -410,8 +414,15 @@ impl Simulation {
                 from,
                 from_life,
                 to,
+                to_life,
                 packet,
-            } => self.deliver(from, from_life, to, packet),
+            } => {
+                // A connection ends with the life of the node at either end.
+                let life = |id: u64| self.places[id as usize].life;
+                if (life(from), life(to)) == (from_life, to_life) {
+                    self.deliver(from, to, packet);
+                }
+            }
             Event::Disk(id, life) => self.complete_disk(id, life),
             Event::Flush(id, life) => self.flush(id, life),
             Event::Tick(id, life) => self.tick(id, life),
@@ -533,6 +544,7 @@ impl Place {
             incarnation: 1000 + id,
             state: State::Down(SimDisk::new()),
             clock: Clock::new(now, now, 0),
+            established: false,
             lost: false,
             stays_down: false,
             may_stop: false,

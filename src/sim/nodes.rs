@@ -59,7 +59,8 @@ impl Simulation {
             return self.stop(id, &why);
         }
         let outputs = std::mem::take(node.outputs());
-        place.lost &= !node.raft().may_vote();
+        place.established = node.raft().may_vote();
+        place.lost &= !place.established;
         self.after_step(id);
         self.send_out(id, outputs);
         self.schedule(id);
@@ -80,21 +81,24 @@ impl Simulation {
             let connected = if message.body.is_request() {
                 place.ready.contains(&to)
             } else {
-                place.accepted.contains_key(&to)
+                place.accepted.get(&to) == Some(&self.places[to as usize].life)
             };
             if connected {
                 let message = through_the_wire(message);
-                self.send(id, life, to, Packet::Message(message));
+                self.send(id, to, Packet::Message(message));
             }
         }
         for (caller, reply) in hellos {
             let to = reply.to.0;
+            if caller.connection != self.places[to as usize].life {
+                continue; // Nobody is there any more to whom this would be said.
+            }
             if reply.refused.is_none() {
                 self.places[id as usize]
                     .accepted
                     .insert(to, caller.connection);
             }
-            self.send(id, life, to, Packet::HelloReply(reply));
+            self.send(id, to, Packet::HelloReply(reply));
         }
         for (caller, answer) in answers {
             if caller.connection == life {
@@ -135,32 +139,24 @@ impl Simulation {
         }
     }
 
-    pub(super) fn send(&mut self, from: u64, from_life: u64, to: u64, packet: Packet) {
+    pub(super) fn send(&mut self, from: u64, to: u64, packet: Packet) {
         let [first, again] = self.network.arrivals(&mut self.rng, self.now, from, to);
         let lost = if first.is_none() { ", lost" } else { "" };
         self.note_message(|| format!("n{from} to n{to}{lost}: {packet:?}"));
+        let life = |id: u64| self.places[id as usize].life;
+        let (from_life, to_life) = (life(from), life(to));
+        let arrive = |packet| Event::Packet {
+            from,
+            from_life,
+            to,
+            to_life,
+            packet,
+        };
         if let Some(at) = again {
-            let packet = packet.clone();
-            self.at(
-                at,
-                Event::Packet {
-                    from,
-                    from_life,
-                    to,
-                    packet,
-                },
-            );
+            self.at(at, arrive(packet.clone()));
         }
         if let Some(at) = first {
-            self.at(
-                at,
-                Event::Packet {
-                    from,
-                    from_life,
-                    to,
-                    packet,
-                },
-            );
+            self.at(at, arrive(packet));
         }
     }
 
@@ -248,17 +244,14 @@ impl Simulation {
         {
             node.handle_reconnect(NodeId(to));
             let hello = node.hello(NodeId(to));
-            self.send(from, life, to, Packet::Hello(hello));
+            self.send(from, to, Packet::Hello(hello));
         }
         let again = draw_delay(&mut self.rng, Duration::from_millis(150));
         self.after(again, Event::Dial(from, life, to));
     }
 
-    pub(super) fn deliver(&mut self, from: u64, from_life: u64, to: u64, packet: Packet) {
-        // A connection ends with the life of the node at its other end.
-        if self.places[from as usize].life != from_life {
-            return;
-        }
+    pub(super) fn deliver(&mut self, from: u64, to: u64, packet: Packet) {
+        let from_life = self.places[from as usize].life;
         let place = &mut self.places[to as usize];
         let accepted = place.accepted.get(&from) == Some(&from_life);
         let ready = place.ready.contains(&from);

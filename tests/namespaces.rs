@@ -111,6 +111,7 @@ impl Scenario<'_> {
             think: Duration::from_millis(4),
         };
         let workload = Workload::start(clients, mix, self.random.below(1 << 30));
+        let first_term = self.term();
         let begin = Instant::now();
         let mut recoveries = Vec::new();
         while begin.elapsed() < length {
@@ -138,6 +139,15 @@ impl Scenario<'_> {
         check(&history, STEPS_MAX).assert_linearizable();
         self.cluster.assert_no_panic();
         assert!(history.len() as u64 > ANSWERS);
+        assert!(
+            self.term() > first_term,
+            "what was done to links and nodes has cost nobody the leadership"
+        );
+    }
+
+    fn term(&mut self) -> u64 {
+        let leader = self.cluster.wait_for_leader(SOON);
+        eventually("the leader's status", SOON, || self.cluster.status(leader)).term
     }
 }
 

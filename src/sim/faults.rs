@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use rand::RngExt;
+use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
 use crate::disk::SimDisk;
@@ -219,22 +220,8 @@ impl Simulation {
         self.cut(pairs(nodes).filter(apart).collect())
     }
 
-    /// On a ring in some order everybody keeps both neighbours; other links may go.
     fn part_in_part(&mut self) -> bool {
-        let nodes = self.plan.nodes;
-        let mut order: Vec<u64> = (0..nodes).collect();
-        order.shuffle(&mut self.rng);
-        let place = |id: u64| order.iter().position(|o| *o == id).expect("all are there") as u64;
-        // Of three the ends of a path lose each other; it has no other link to lose.
-        let ring = if nodes > 3 { nodes } else { u64::MAX };
-        let mut links = Vec::new();
-        for (from, to) in pairs(nodes).filter(|(from, to)| from < to) {
-            let apart = place(from).abs_diff(place(to));
-            let near = apart == 1 || apart + 1 == ring;
-            if !near && self.rng.random_bool(0.8) {
-                links.extend([(from, to), (to, from)]);
-            }
-        }
+        let links = links_of_some(&mut self.rng, self.plan.nodes);
         self.cut(links)
     }
 
@@ -322,4 +309,50 @@ fn pairs(nodes: u64) -> impl Iterator<Item = (u64, u64)> {
         let others = (0..nodes).filter(move |to| *to != from);
         others.map(move |to| (from, to))
     })
+}
+
+/// Links to cut so that everyone still reaches someone: in some order everybody keeps its
+/// neighbours on a ring, or on a path of three, and other links may go.
+fn links_of_some(rng: &mut StdRng, nodes: u64) -> Vec<(u64, u64)> {
+    let mut order: Vec<u64> = (0..nodes).collect();
+    order.shuffle(rng);
+    let ring = if nodes > 3 { nodes } else { u64::MAX };
+    let place = |id: u64| order.iter().position(|other| *other == id);
+    let place = |id: u64| place(id).expect("all are there") as u64;
+    let mut links = Vec::new();
+    for (from, to) in pairs(nodes).filter(|(from, to)| from < to) {
+        let apart = place(from).abs_diff(place(to));
+        let near = apart == 1 || apart + 1 == ring;
+        if !near && rng.random_bool(0.8) {
+            links.extend([(from, to), (to, from)]);
+        }
+    }
+    links
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn in_a_partial_partition_everyone_still_reaches_someone_and_some_pairs_are_cut() {
+        let mut rng = StdRng::seed_from_u64(5);
+        for nodes in [2, 3, 5, 7] {
+            let mut cut_ever = false;
+            for _ in 0..50 {
+                let cut = links_of_some(&mut rng, nodes);
+                cut_ever |= !cut.is_empty();
+                let mut reached = vec![0];
+                while let Some(next) = pairs(nodes).find(|link| {
+                    reached.contains(&link.0) && !reached.contains(&link.1) && !cut.contains(link)
+                }) {
+                    reached.push(next.1);
+                }
+                assert_eq!(reached.len() as u64, nodes, "all are connected: {cut:?}");
+            }
+            assert_eq!(cut_ever, nodes > 2);
+        }
+    }
 }

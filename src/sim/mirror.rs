@@ -127,3 +127,70 @@ impl Mirror {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Entry;
+
+    fn log(base: EntryId, terms: &[u64]) -> Log {
+        let mut index = base.index;
+        let entry = |term: &u64| {
+            index = index.next();
+            let id = EntryId {
+                term: Term(*term),
+                index,
+            };
+            let payload = Payload::Noop;
+            Entry { id, payload }
+        };
+        Log::restore(base, terms.iter().map(entry).collect())
+    }
+
+    /// Takes in a log, and says what was new.
+    fn follow(mirror: &mut Mirror, log: &Log) -> Option<Change> {
+        let change = mirror.follow(log)?;
+        for entry in log.slice(change.from, log.last().index) {
+            mirror.push(entry.id.term, 0, entry.size_bytes());
+        }
+        Some(change)
+    }
+
+    fn change(from: u64, dropped: bool) -> Option<Change> {
+        let from = Index(from);
+        Some(Change { from, dropped })
+    }
+
+    #[test]
+    fn what_is_new_in_a_log_is_what_was_appended_or_replaced() {
+        let mut mirror = Mirror::default();
+        let base = EntryId::ZERO;
+        assert_eq!(
+            follow(&mut mirror, &log(base, &[1, 1, 1])),
+            change(1, false)
+        );
+        assert_eq!(follow(&mut mirror, &log(base, &[1, 1, 1])), None);
+        assert_eq!(
+            follow(&mut mirror, &log(base, &[1, 1, 1, 2])),
+            change(4, false)
+        );
+        assert_eq!(follow(&mut mirror, &log(base, &[1, 1, 3])), change(3, true));
+        assert_eq!(follow(&mut mirror, &log(base, &[1])), change(2, true));
+    }
+
+    #[test]
+    fn what_a_log_forgets_behind_a_snapshot_is_neither_new_nor_dropped() {
+        let mut mirror = Mirror::default();
+        follow(&mut mirror, &log(EntryId::ZERO, &[1, 1, 2, 2]));
+        let bytes = mirror.bytes_between(Index(2), Index(4));
+        assert_eq!(follow(&mut mirror, &log(EntryId::new(1, 2), &[2, 2])), None);
+        assert_eq!(mirror.bytes_between(Index(2), Index(4)), bytes);
+        assert!(mirror.has(EntryId::new(2, 4)) && !mirror.has(EntryId::new(1, 4)));
+        // A snapshot that the log does not have takes its place.
+        assert_eq!(follow(&mut mirror, &log(EntryId::new(3, 9), &[])), None);
+        assert_eq!(
+            (mirror.base(), mirror.last()),
+            (EntryId::new(3, 9), Index(9))
+        );
+    }
+}

@@ -125,3 +125,65 @@ pub(super) fn draw_delay(rng: &mut StdRng, mean: Duration) -> Duration {
     let long = if rng.random_range(0..100) == 0 { 10 } else { 1 };
     mean.mul_f64(rng.random_range(0.1..2.0)) * long
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    /// A network that does nothing but delay, at most by this.
+    fn network() -> Network {
+        let mut plan = Plan::draw(1);
+        plan.nodes = 2;
+        (plan.loss, plan.repeat, plan.overtake) = (0, 0, 0);
+        plan.delay = Duration::from_millis(1);
+        Network::new(&plan)
+    }
+
+    #[test]
+    fn a_clogged_link_delivers_all_of_it_late_and_in_order() {
+        let mut network = network();
+        let mut rng = StdRng::seed_from_u64(3);
+        let (now, until) = (Time::from_millis(10), Time::from_millis(3_000));
+        network.clog(0, 1, until);
+        let mut arrivals = || network.arrivals(&mut rng, now, 0, 1)[0];
+        let mut before = until;
+        for _ in 0..100 {
+            let at = arrivals().expect("nothing is lost");
+            assert!(at >= before);
+            before = at;
+        }
+        let [there, _] = network.arrivals(&mut rng, now, 1, 0);
+        assert!(
+            there.expect("nothing is lost") < until,
+            "the other way is free"
+        );
+    }
+
+    #[test]
+    fn a_link_that_two_faults_have_cut_carries_again_when_both_are_over() {
+        let mut network = network();
+        let mut rng = StdRng::seed_from_u64(3);
+        let first = network.cut(vec![(0, 1), (1, 0)]);
+        let second = network.cut(vec![(0, 1)]);
+        let mut carries = |network: &mut Network, from, to| {
+            network.arrivals(&mut rng, Time::ZERO, from, to)[0].is_some()
+        };
+        network.mend(first);
+        assert!(carries(&mut network, 1, 0) && !carries(&mut network, 0, 1));
+        network.mend(second);
+        assert!(carries(&mut network, 0, 1));
+    }
+
+    #[test]
+    fn what_was_cut_before_a_calm_is_not_mended_after_it() {
+        let mut network = network();
+        let mut rng = StdRng::seed_from_u64(3);
+        let old = network.cut(vec![(0, 1)]);
+        network.calm();
+        let _new = network.cut(vec![(0, 1)]);
+        network.mend(old);
+        assert_eq!(network.arrivals(&mut rng, Time::ZERO, 0, 1), [None, None]);
+    }
+}

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 export RAFTKV_ROUNDS="${RAFTKV_ROUNDS:-20}"                       # kills and pauses of the leader
 export RAFTKV_KILL_ALL_ROUNDS="${RAFTKV_KILL_ALL_ROUNDS:-50}"     # kills of all seven at once
-export RAFTKV_SECONDS="${RAFTKV_SECONDS:-300}"                    # of a history under disturbances
+export RAFTKV_SECONDS="${RAFTKV_SECONDS:-300}"                    # of a history under disturbances, of two tests
 export RAFTKV_AWAY_WRITES="${RAFTKV_AWAY_WRITES:-200000}"         # while a node is away
 export RAFTKV_TRANSFER_MIB="${RAFTKV_TRANSFER_MIB:-64}"           # of a snapshot that is interrupted
 export RAFTKV_IDLE_CONNECTIONS="${RAFTKV_IDLE_CONNECTIONS:-5000}"
@@ -24,7 +24,7 @@ export RAFTKV_SEEDS="${RAFTKV_SEEDS:-20000}"                       # of the simu
 
 tests=("$@")
 if [ ${#tests[@]} -eq 0 ]; then
-    tests=(layers wire_format start_order pin_cores bad_input bad_use failover linearizable catch_up synced_answers ageing scripts simulator)
+    tests=(layers wire_format start_order pin_cores bad_input bad_use failover linearizable namespaces catch_up synced_answers ageing scripts simulator)
 fi
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 

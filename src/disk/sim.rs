@@ -5,8 +5,8 @@
 //! completes by itself: whoever owns the disk (the simulator, a test) calls
 //! [`SimDisk::step`] or the finer [`SimDisk::complete_syncs`] and
 //! [`SimDisk::step_background`] when its virtual time says so. [`SimDisk::crash`]
-//! leaves of every unsynced page any of its versions, and of every unfinished file
-//! any part.
+//! leaves of every unsynced page any of its versions, or of each of its sectors any of
+//! them, or garbage where it was being written, and of every unfinished file any part.
 //!
 //! There is no randomness inside: `crash` asks a coin that comes in.
 
@@ -18,8 +18,10 @@ use bytes::Bytes;
 use super::{Disk, DiskEvent, FileId, FileInfo, SegmentId, SegmentInfo, SyncToken};
 use crate::mem::Buffer;
 
-/// What survives a crash or does not, as a whole.
+/// What a sync writes back, and the most that survives a crash or does not as a whole.
 const PAGE_BYTES: usize = 4096;
+/// What a device writes in full or not at all.
+const SECTOR_BYTES: usize = 512;
 
 /// Decides in a crash what survives: any number, all bits equally likely.
 pub type Coin<'a> = &'a mut dyn FnMut() -> u64;
@@ -88,9 +90,35 @@ impl SimSegment {
             if coin() & 1 == 0 {
                 continue;
             }
-            let age = (coin() >> 1) % versions.len() as u64;
-            let content = &versions[versions.len() - 1 - age as usize].1;
-            self.durable[page * PAGE_BYTES..][..content.len()].copy_from_slice(content);
+            let durable = &mut self.durable[page * PAGE_BYTES..][..versions[0].1.len()];
+            let pick = |toss: u64| &versions[versions.len() - 1 - toss as usize].1;
+            let version = pick((coin() >> 1) % versions.len() as u64);
+            match (coin() >> 1) % 8 {
+                // Torn: each sector has the content of another moment.
+                6 => {
+                    for (at, sector) in durable.chunks_mut(SECTOR_BYTES).enumerate() {
+                        let toss = coin() % (versions.len() as u64 + 1);
+                        if toss < versions.len() as u64 {
+                            let start = at * SECTOR_BYTES;
+                            sector.copy_from_slice(&pick(toss)[start..start + sector.len()]);
+                        }
+                    }
+                }
+                // Corrupt: garbage where bytes were about to change, and only there.
+                7 => {
+                    for (old, new) in durable.iter_mut().zip(version) {
+                        if *old != *new {
+                            let toss = coin();
+                            *old = if toss & 7 == 0 {
+                                (toss >> 8) as u8
+                            } else {
+                                *new
+                            };
+                        }
+                    }
+                }
+                _ => durable.copy_from_slice(version),
+            }
         }
     }
 }
@@ -207,7 +235,8 @@ impl SimDisk {
     }
 
     /// Loses what may be lost in a power failure: every page that was stored and
-    /// not synced keeps any version that it had, every unfinished file any part,
+    /// not synced keeps any version that it had, or is torn between several, or has
+    /// garbage in the bytes that were to change; every unfinished file keeps any part,
     /// the operation at the head of the background either happened or did not, and
     /// a removed name may be back. All that waits is gone, without an answer.
     ///
@@ -251,6 +280,29 @@ impl SimDisk {
         });
         self.fail_sync = false;
         self.failed = false;
+    }
+
+    /// What is certain to be there after a power failure at this moment, and nothing
+    /// else: a disk of its own, to look at.
+    #[must_use]
+    pub fn survivor(&self) -> SimDisk {
+        let segments = self.segments.iter().map(|(id, segment)| {
+            let durable = segment.durable.clone();
+            let unsynced = BTreeMap::new();
+            (*id, SimSegment { durable, unsynced })
+        });
+        let files = self.files.iter().filter(|(_, file)| file.durable);
+        SimDisk {
+            segments: segments.collect(),
+            files: files.map(|(id, file)| (*id, file.clone())).collect(),
+            ..SimDisk::default()
+        }
+    }
+
+    /// What was to go wrong from now on does not. A disk that has failed stays so.
+    pub fn mend(&mut self) {
+        self.no_space = false;
+        self.fail_sync = false;
     }
 
     /// From now on there is no room for segments and files, or there is again.

@@ -378,6 +378,59 @@ fn a_crash_keeps_any_version_of_a_page() {
 }
 
 #[test]
+fn a_crash_leaves_garbage_or_torn_pages_only_where_bytes_were_about_to_change() {
+    let (mut garbage, mut torn) = (false, false);
+    for seed in 0..400u64 {
+        let mut h = Sim(SimDisk::new());
+        h.ready(1, 8192, None);
+        h.0.store(SegmentId(1), 0, Buffer::from(&[1; 1000][..]));
+        h.0.sync();
+        assert!(matches!(h.event(), DiskEvent::Synced(_)));
+        h.0.store(SegmentId(1), 1000, Buffer::from(&[2; 2000][..]));
+        h.0.store(SegmentId(1), 1000, Buffer::from(&[3; 2000][..]));
+        let mut bits = seed;
+        h.0.crash(&mut || {
+            bits = bits
+                .rotate_right(7)
+                .wrapping_add(1)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            bits >> 16
+        });
+        let content = h.segment(1, 8192);
+        assert!(content[..1000].iter().all(|byte| *byte == 1), "{seed}");
+        assert!(content[3000..].iter().all(|byte| *byte == 0), "{seed}");
+        garbage |= content[1000..3000].iter().any(|byte| *byte > 3);
+        let whole = content[1000..3000]
+            .iter()
+            .all(|byte| *byte == content[1000]);
+        torn |= !whole && content[1000..3000].iter().all(|byte| *byte <= 3);
+    }
+    assert!(garbage && torn);
+}
+
+#[test]
+fn a_survivor_has_what_was_synced_and_nothing_else() {
+    let mut h = Sim(SimDisk::new());
+    h.ready(1, 8192, None);
+    h.0.store(SegmentId(1), 0, Buffer::from(&b"synced"[..]));
+    h.0.sync();
+    assert!(matches!(h.event(), DiskEvent::Synced(_)));
+    h.0.store(SegmentId(1), 6, Buffer::from(&b"not"[..]));
+    let draft = FileId::SnapshotDraft(EntryId::new(1, 1));
+    h.0.create_file(draft);
+    h.0.append_file(draft, Bytes::from_static(b"x"));
+    assert!(matches!(h.event(), DiskEvent::FileAppended { .. }));
+    let mut survivor = Sim(h.0.survivor());
+    assert_eq!(survivor.segment(1, 8192)[..9], *b"synced\0\0\0");
+    assert_eq!(survivor.0.files().expect("a list"), []);
+    assert!(!survivor.0.pending());
+    // The disk itself goes on.
+    h.0.sync();
+    assert!(matches!(h.event(), DiskEvent::Synced(_)));
+    assert_eq!(h.segment(1, 8192)[..9], *b"syncednot");
+}
+
+#[test]
 fn a_second_process_is_told_who_holds_the_directory() {
     let h = Real::new();
     let error = DataDir::open(h.dir.path(), NodeId(1), 7).unwrap_err();

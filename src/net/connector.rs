@@ -79,7 +79,8 @@ impl Backoff {
 }
 
 /// Whether a connect that failed so may work another time. What only a firewall or a
-/// route forbids may; what no peer can change does not.
+/// route forbids may (`EINVAL` is what a blackhole route says); what no peer can change
+/// does not.
 pub(super) fn is_worth_a_retry(error: &io::Error) -> bool {
     let Some(errno) = Errno::from_io_error(error) else {
         // Of our own making: a time-out, a connection to ourselves.
@@ -94,7 +95,6 @@ pub(super) fn is_worth_a_retry(error: &io::Error) -> bool {
             | Errno::BADF
             | Errno::FAULT
             | Errno::NOTSOCK
-            | Errno::INVAL
             | Errno::ISCONN
             | Errno::ALREADY
     )
@@ -161,6 +161,7 @@ mod tests {
             Errno::CONNRESET,
             Errno::MFILE,
             Errno::PERM,
+            Errno::INVAL,
         ] {
             assert!(is_worth_a_retry(&error(errno)), "{errno:?}");
         }

@@ -144,6 +144,8 @@ impl<D: Disk> Node<D> {
     pub fn handle_peer(&mut self, now: Time, message: Message) {
         if self.failure.is_none() {
             self.raft.step(now, message);
+            // A follower that hears from its leader has no tick to ask again at.
+            self.ledger.wal.retry_space(&mut self.disk);
         }
     }
 

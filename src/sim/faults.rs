@@ -1,204 +1,358 @@
-//! What goes wrong with nodes and links: crashes, kills, pauses, partitions, lost
-//! directories, and how they come back.
+//! What goes wrong with nodes, links, disks and clocks.
+//!
+//! Each kind of fault is a variant of [`Fault`] with a function of its own in
+//! [`Simulation::fault`]; the plan of a run says how often each is drawn. To add one, add
+//! a variant, its place in [`Fault::ALL`] with its name, and its function.
 
 use std::time::Duration;
 
-use rand::{Rng, RngExt};
+use rand::RngExt;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 
 use crate::disk::SimDisk;
-use crate::node::{Node, NodeConfig};
-use crate::raft::Configuration;
 use crate::sim::cluster::{Event, Place, Simulation, State};
 use crate::sim::network::draw_delay;
-use crate::time::Time;
 use crate::types::NodeId;
 
+/// How long a fault lasts, if it has no reason to last shorter or longer.
+const USUAL: Duration = Duration::from_millis(500);
+/// How long what takes seconds lasts.
+const LONG: Duration = Duration::from_secs(2);
+/// How many times slower a slow disk is.
+const SLOWNESS: u32 = 20;
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// A process is killed. What it had written stays.
+    Kill,
+    /// A machine loses its power. What it had not synced may be gone, torn or garbage.
+    PowerLoss,
+    /// All machines lose their power at once.
+    Blackout,
+    /// All nodes are restarted, one after the other.
+    RollingRestart,
+    /// A process does nothing for a while; its clock jumps when it wakes.
+    Pause,
+    /// A node comes back without its data directory.
+    LostDirectory,
+    /// Two sides that do not hear each other.
+    Partition,
+    /// Some pairs do not hear each other, though everyone still reaches someone.
+    PartialPartition,
+    /// A node hears nobody, or nobody hears it.
+    HalfDeaf,
+    /// The leader is cut off from some of the others.
+    CutLeader,
+    /// Links hold back what they carry, and deliver all of it late.
+    Clog,
+    /// A disk is many times slower for a while.
+    SlowDisk,
+    /// A disk does nothing for seconds.
+    HungDisk,
+    /// A sync fails: the node stops with a reason, and is restarted from what is there.
+    FailedSync,
+    /// A disk has no room for a while.
+    FullDisk,
+    /// A clock changes its rate.
+    Drift,
+}
+
+impl Fault {
+    /// All of them, with their names.
+    pub(super) const ALL: [(Fault, &'static str); 16] = [
+        (Fault::Kill, "kill"),
+        (Fault::PowerLoss, "power loss"),
+        (Fault::Blackout, "blackout"),
+        (Fault::RollingRestart, "rolling restart"),
+        (Fault::Pause, "pause"),
+        (Fault::LostDirectory, "lost directory"),
+        (Fault::Partition, "partition"),
+        (Fault::PartialPartition, "partial partition"),
+        (Fault::HalfDeaf, "half deaf"),
+        (Fault::CutLeader, "cut leader"),
+        (Fault::Clog, "clog"),
+        (Fault::SlowDisk, "slow disk"),
+        (Fault::HungDisk, "hung disk"),
+        (Fault::FailedSync, "failed sync"),
+        (Fault::FullDisk, "full disk"),
+        (Fault::Drift, "drift"),
+    ];
+}
+
 impl Simulation {
-    pub(super) fn restart(&mut self, id: u64) {
-        let place = &mut self.places[id as usize];
-        if !matches!(place.state, State::Down(_)) {
-            return;
-        }
-        let State::Down(disk) = std::mem::replace(&mut place.state, State::Gone) else {
-            unreachable!("just looked")
-        };
-        let config = self.config(id);
-        let (node, _) = Node::open(config, disk, self.now)
-            .unwrap_or_else(|error| panic!("node {id} does not come back: {error}"));
-        self.checker.check_restart(&node);
-        let place = &mut self.places[id as usize];
-        place.state = State::Up(Box::new(node));
-        let life = place.life;
-        for peer in (0..self.plan.nodes).filter(|peer| *peer != id) {
-            let delay = draw_delay(&mut self.rng, Duration::from_millis(2));
-            self.after(delay, Event::Dial(id, life, peer));
-            // The others have lost their connection to it, and dial anew.
-            let other = &mut self.places[peer as usize];
-            if other.node().is_some() {
-                other.ready.remove(&id);
-                let life = other.life;
-                self.after(delay, Event::Dial(peer, life, id));
-            }
-        }
-        self.queue_flush(id);
-    }
-
-    pub(super) fn config(&mut self, id: u64) -> NodeConfig {
-        let plan = &self.plan;
-        NodeConfig {
-            id: NodeId(id),
-            first_members: Configuration::of_voters((0..plan.nodes).map(|id| {
-                (
-                    NodeId(id),
-                    u8::from(id == 0),
-                    format!("p{id}"),
-                    format!("c{id}"),
-                )
-            })),
-            read_lease: false,
-            disk_patience: Duration::from_secs(2),
-            cluster_id: 42,
-            incarnation: self.places[id as usize].incarnation,
-            election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
-            heartbeat: Duration::from_millis(50),
-            seed: self.rng.next_u64(),
-            segment_bytes: plan.segment_bytes,
-            first_segment_bytes: 32 << 10,
-            snapshot_log_bytes: plan.snapshot_log_bytes,
-            snapshot_tail_bytes: plan.snapshot_tail_bytes,
-            snapshot_hold_bytes: 1 << 20,
-            session_limits: plan.session_limits,
-        }
-    }
-
-    /// A node dies; with the power, its disk loses what was not synced.
-    pub(super) fn crash(&mut self, id: u64, power: bool) {
-        let place = &mut self.places[id as usize];
-        if place.node().is_none() {
-            return;
-        }
-        let State::Up(node) = std::mem::replace(&mut place.state, State::Gone) else {
-            unreachable!("just looked")
-        };
-        self.report.crashes += 1;
-        self.report.installed += node.status(self.now).snapshots_installed;
-        let mut disk = node.into_disk();
-        if power {
-            let rng = &mut self.rng;
-            disk.crash(&mut || rng.next_u64());
-        } else {
-            disk.crash(&mut || 1);
-        }
-        let place = &mut self.places[id as usize];
-        place.life += 1;
-        place.state = State::Down(disk);
-        place.held.clear();
-        place.paused = false;
-        place.disk_queued = false;
-        place.flush_queued = false;
-        place.tick_at = Time::NEVER;
-        place.accepted.clear();
-        place.ready.clear();
-        for other in &mut self.places {
-            other.ready.remove(&id);
-        }
-    }
-
-    /// A node comes back with nothing. One at a time, and only while all others have
-    /// what they promised: no store survives the loss of a majority of its disks.
-    pub(super) fn lose_directory(&mut self, id: u64, time: Duration) {
-        let intact = |place: &Place| place.node().is_some_and(|node| node.raft().may_vote());
-        if self.plan.nodes < 3 || !self.places.iter().all(intact) {
-            return;
-        }
-        self.crash(id, true);
-        let place = &mut self.places[id as usize];
-        place.state = State::Down(SimDisk::new());
-        place.incarnation += 1000;
-        self.report.lost += 1;
-        self.checker.forget(NodeId(id));
-        self.after(time, Event::Restart(id));
-    }
-
-    pub(super) fn pause(&mut self, id: u64, time: Duration) {
-        if self.places[id as usize].node().is_some() {
-            self.places[id as usize].paused = true;
-            self.after(time, Event::Resume(id));
-        }
-    }
-
-    pub(super) fn resume(&mut self, id: u64) {
-        let place = &mut self.places[id as usize];
-        place.paused = false;
-        for event in std::mem::take(&mut place.held) {
-            self.happen(event);
-        }
-    }
-
+    /// Draws a fault by the weights of the plan, and lets it happen.
     pub(super) fn fault(&mut self) {
         if !self.turmoil {
             return;
         }
         let pause = draw_delay(&mut self.rng, self.plan.fault_every);
         self.after(pause, Event::Fault);
-        let id = self.rng.random_range(0..self.plan.nodes);
-        let time = draw_delay(&mut self.rng, Duration::from_millis(500));
-        match self.rng.random_range(0..9) {
-            0..3 => {
-                let power = self.rng.random_bool(0.7);
-                self.crash(id, power);
-                self.after(time, Event::Restart(id));
-            }
-            3 => {
-                // Everyone at once: the power is gone.
-                for id in 0..self.plan.nodes {
-                    self.crash(id, true);
-                    let time = draw_delay(&mut self.rng, Duration::from_millis(100));
-                    self.after(time, Event::Restart(id));
-                }
-            }
-            4 => self.pause(id, time),
-            8 => self.lose_directory(id, time),
-            5 => {
-                self.partition();
-                self.after(time * 2, Event::Heal);
-            }
-            6 => {
-                // Half deaf: it hears nobody, or nobody hears it.
-                let deaf = self.rng.random_bool(0.5);
-                for other in (0..self.plan.nodes).filter(|other| *other != id) {
-                    let (from, to) = if deaf { (other, id) } else { (id, other) };
-                    self.network.cut(from, to);
-                }
-                self.after(time * 2, Event::Heal);
-            }
-            _ => {
-                // The leader, cut off from some.
-                let leader = self
-                    .places
-                    .iter()
-                    .position(|place| place.node().is_some_and(|node| node.raft().is_leader()));
-                let leader = leader.map_or(id, |leader| leader as u64);
-                for other in 0..self.plan.nodes {
-                    if other != leader && self.rng.random_bool(0.6) {
-                        self.network.cut(leader, other);
-                        self.network.cut(other, leader);
-                    }
-                }
-                self.after(time * 2, Event::Heal);
-            }
+        let sum: u32 = self.plan.weights.iter().sum();
+        let mut toss = self.rng.random_range(0..sum);
+        let drawn = self.plan.weights.iter().position(|weight| {
+            let hit = toss < *weight;
+            toss = toss.saturating_sub(*weight);
+            hit
+        });
+        let kind = drawn.expect("the toss is below the sum");
+        let (fault, name) = Fault::ALL[kind];
+        let id = self.victim();
+        self.note(|| format!("fault: {name}, n{id} if it is about one"));
+        let happened = match fault {
+            Fault::Kill => self.knock_out(id, false),
+            Fault::PowerLoss => self.knock_out(id, true),
+            Fault::Blackout => self.black_out(),
+            Fault::RollingRestart => self.begin_rolling(),
+            Fault::Pause => self.pause(id),
+            Fault::LostDirectory => self.lose_directory(id),
+            Fault::Partition => self.part(),
+            Fault::PartialPartition => self.part_in_part(),
+            Fault::HalfDeaf => self.half_deafen(id),
+            Fault::CutLeader => self.cut_leader(id),
+            Fault::Clog => self.clog(id),
+            Fault::SlowDisk => self.slow_disk(id),
+            Fault::HungDisk => self.hang_disk(id),
+            Fault::FailedSync => self.fail_sync(id),
+            Fault::FullDisk => self.fill_disk(id),
+            Fault::Drift => self.drift(id),
+        };
+        self.report.faults[kind] += u64::from(happened);
+    }
+
+    /// Any node, but the leader more often than the others.
+    fn victim(&mut self) -> u64 {
+        let any = self.rng.random_range(0..self.plan.nodes);
+        if self.rng.random_range(0..3) == 0 {
+            self.leader().unwrap_or(any)
+        } else {
+            any
         }
     }
 
-    pub(super) fn partition(&mut self) {
+    fn is_up(&self, id: u64) -> bool {
+        self.places[id as usize].node().is_some()
+    }
+
+    fn knock_out(&mut self, id: u64, power: bool) -> bool {
+        let happened = self.is_up(id);
+        self.crash(id, power);
+        let time = draw_delay(&mut self.rng, USUAL);
+        self.after(time, Event::Restart(id));
+        happened
+    }
+
+    fn black_out(&mut self) -> bool {
+        for id in 0..self.plan.nodes {
+            self.crash(id, true);
+            let time = draw_delay(&mut self.rng, Duration::from_millis(100));
+            self.after(time, Event::Restart(id));
+        }
+        true
+    }
+
+    fn begin_rolling(&mut self) -> bool {
+        let mut order: Vec<u64> = (0..self.plan.nodes).collect();
+        order.shuffle(&mut self.rng);
+        self.roll(order);
+        true
+    }
+
+    /// Restarts the last of these nodes, and goes on with the others in a while.
+    pub(super) fn roll(&mut self, mut order: Vec<u64>) {
+        let Some(id) = order.pop().filter(|_| self.turmoil) else {
+            return;
+        };
+        let power = self.rng.random_bool(0.3);
+        self.crash(id, power);
+        let down = draw_delay(&mut self.rng, Duration::from_millis(50));
+        self.after(down, Event::Restart(id));
+        let next = draw_delay(&mut self.rng, Duration::from_millis(300));
+        self.after(down + next, Event::Roll(order));
+    }
+
+    fn pause(&mut self, id: u64) -> bool {
+        let place = &mut self.places[id as usize];
+        if place.node().is_none() || place.paused {
+            return false;
+        }
+        place.paused = true;
+        let life = place.life;
+        let time = draw_delay(&mut self.rng, USUAL);
+        self.after(time, Event::Resume(id, life));
+        true
+    }
+
+    /// A node comes back with nothing. One at a time, and only while all others have
+    /// what they promised: no store survives the loss of a majority of its disks.
+    fn lose_directory(&mut self, id: u64) -> bool {
+        let intact = |place: &Place| place.node().is_some_and(|node| node.raft().may_vote());
+        if self.plan.nodes < 3 || !self.places.iter().all(intact) {
+            return false;
+        }
+        self.crash(id, true);
+        let place = &mut self.places[id as usize];
+        place.state = State::Down(SimDisk::new());
+        place.incarnation += 1000;
+        place.lost = true;
+        place.established = false;
+        place.full = false;
+        self.checker.forget(NodeId(id));
+        let time = draw_delay(&mut self.rng, USUAL);
+        self.after(time, Event::Restart(id));
+        true
+    }
+
+    /// Cuts links for a while.
+    fn cut(&mut self, links: Vec<(u64, u64)>) -> bool {
+        let happened = !links.is_empty();
+        let cut = self.network.cut(links);
+        let time = draw_delay(&mut self.rng, USUAL * 2);
+        self.after(time, Event::Mend(cut));
+        happened
+    }
+
+    fn part(&mut self) -> bool {
         let nodes = self.plan.nodes;
         let sides: Vec<bool> = (0..nodes).map(|_| self.rng.random_bool(0.5)).collect();
-        for from in 0..nodes {
-            for to in 0..nodes {
-                if sides[from as usize] != sides[to as usize] {
-                    self.network.cut(from, to);
-                }
+        let apart = |(from, to): &(u64, u64)| sides[*from as usize] != sides[*to as usize];
+        self.cut(pairs(nodes).filter(apart).collect())
+    }
+
+    fn part_in_part(&mut self) -> bool {
+        let links = links_of_some(&mut self.rng, self.plan.nodes);
+        self.cut(links)
+    }
+
+    fn half_deafen(&mut self, id: u64) -> bool {
+        let deaf = self.rng.random_bool(0.5);
+        let its = |(from, to): &(u64, u64)| if deaf { *to == id } else { *from == id };
+        self.cut(pairs(self.plan.nodes).filter(its).collect())
+    }
+
+    fn cut_leader(&mut self, otherwise: u64) -> bool {
+        let leader = self.leader().unwrap_or(otherwise);
+        let mut links = Vec::new();
+        for other in (0..self.plan.nodes).filter(|other| *other != leader) {
+            if self.rng.random_bool(0.6) {
+                links.extend([(leader, other), (other, leader)]);
             }
+        }
+        self.cut(links)
+    }
+
+    /// One link, or all of a node.
+    fn clog(&mut self, id: u64) -> bool {
+        let until = self.now + draw_delay(&mut self.rng, LONG);
+        let peer = self.rng.random_range(0..self.plan.nodes);
+        let all = self.rng.random_bool(0.5);
+        for (from, to) in pairs(self.plan.nodes) {
+            if (from, to) == (id, peer) || all && (from == id || to == id) {
+                self.network.clog(from, to, until);
+            }
+        }
+        all || peer != id
+    }
+
+    fn slow_disk(&mut self, id: u64) -> bool {
+        self.places[id as usize].slowness = SLOWNESS;
+        let time = draw_delay(&mut self.rng, LONG);
+        self.after(time, Event::DiskRecovers(id));
+        true
+    }
+
+    fn hang_disk(&mut self, id: u64) -> bool {
+        let until = self.now + draw_delay(&mut self.rng, LONG);
+        let place = &mut self.places[id as usize];
+        place.hung_until = place.hung_until.max(until);
+        true
+    }
+
+    fn fail_sync(&mut self, id: u64) -> bool {
+        let place = &mut self.places[id as usize];
+        let Some(node) = place.node_mut() else {
+            return false;
+        };
+        node.disk().fail_next_sync();
+        place.may_stop = true;
+        true
+    }
+
+    /// Not the disk of a node that may not vote yet: such a node asks for room once, and not
+    /// again before it is restarted.
+    fn fill_disk(&mut self, id: u64) -> bool {
+        let place = &mut self.places[id as usize];
+        if !place.established {
+            return false;
+        }
+        place.full = true;
+        place.may_stop = true;
+        place.disk_mut().set_no_space(true);
+        let time = draw_delay(&mut self.rng, LONG / 2);
+        self.after(time, Event::RoomAgain(id));
+        true
+    }
+
+    fn drift(&mut self, id: u64) -> bool {
+        let bound = self.plan.drift_ppm;
+        let gain = self.rng.random_range(-bound..=bound);
+        let now = self.now;
+        self.places[id as usize].clock.retune(now, gain);
+        bound > 0
+    }
+}
+
+/// All links between nodes.
+fn pairs(nodes: u64) -> impl Iterator<Item = (u64, u64)> {
+    (0..nodes).flat_map(move |from| {
+        let others = (0..nodes).filter(move |to| *to != from);
+        others.map(move |to| (from, to))
+    })
+}
+
+/// Links to cut so that everyone still reaches someone: in some order everybody keeps its
+/// neighbours on a ring, or on a path of three, and other links may go.
+fn links_of_some(rng: &mut StdRng, nodes: u64) -> Vec<(u64, u64)> {
+    let mut order: Vec<u64> = (0..nodes).collect();
+    order.shuffle(rng);
+    let ring = if nodes > 3 { nodes } else { u64::MAX };
+    let place = |id: u64| order.iter().position(|other| *other == id);
+    let place = |id: u64| place(id).expect("all are there") as u64;
+    let mut links = Vec::new();
+    for (from, to) in pairs(nodes).filter(|(from, to)| from < to) {
+        let apart = place(from).abs_diff(place(to));
+        let near = apart == 1 || apart + 1 == ring;
+        if !near && rng.random_bool(0.8) {
+            links.extend([(from, to), (to, from)]);
+        }
+    }
+    links
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn in_a_partial_partition_everyone_still_reaches_someone_and_some_pairs_are_cut() {
+        let mut rng = StdRng::seed_from_u64(5);
+        for nodes in [2, 3, 5, 7] {
+            let mut cut_ever = false;
+            for _ in 0..50 {
+                let cut = links_of_some(&mut rng, nodes);
+                cut_ever |= !cut.is_empty();
+                let mut reached = vec![0];
+                while let Some(next) = pairs(nodes).find(|link| {
+                    reached.contains(&link.0) && !reached.contains(&link.1) && !cut.contains(link)
+                }) {
+                    reached.push(next.1);
+                }
+                assert_eq!(reached.len() as u64, nodes, "all are connected: {cut:?}");
+            }
+            assert_eq!(cut_ever, nodes > 2);
         }
     }
 }

@@ -1,166 +1,366 @@
 //! What must hold after each step, seen from outside all nodes at once.
+//!
+//! References are to the Raft paper and, where it says so, to Ongaro's thesis or to
+//! `docs/ARCHITECTURE.md`. Looked at after each step of a node:
+//!
+//! 1. *Election Safety*: at most one leader a term (§5.2, Figure 3).
+//! 2. *Leader Append-Only*: a leader never drops an entry (§5.3).
+//! 3. *Log Matching*: entries with the same index and term, in whatever log, are the same
+//!    and have the same entry before them (§5.3).
+//! 4. *Leader Completeness*: a leader has all that was committed in earlier terms (§5.4).
+//! 5. *State Machine Safety*: all nodes commit the same entry at an index (§5.4.3).
+//! 6. What is committed first is committed by a leader, up to an entry of its own term,
+//!    which a majority has on disk (§5.3, §5.4.2; the leader counts by its disk: thesis
+//!    §10.2.1).
+//! 7. Term, commit index and applied index never go back in a life, and a committed entry is
+//!    never dropped (Figure 2).
+//! 8. Applied is committed, committed is in the log, and so is what is on disk (Figure 2).
+//! 9. A log begins behind a committed entry, and so a snapshot ends with one (§7).
+//! 10. Only a node that may vote leads ("Incarnations and the right to vote").
+//! 11. What a leader has sent and not heard of, and what it holds that is not committed, is
+//!     bounded ("Bounds"); what waits for a disk as well.
+//! 12. At the same applied index the state is the same (§5.3), every 16 entries and in the end.
+//!
+//! When a node sends something (`promises.rs`):
+//!
+//! 13. One vote a node and term, over restarts too, and only by who may vote (§5.2).
+//! 14. Nobody speaks of a term, votes or confirms entries that a power failure at this very
+//!     moment could undo: tried on a copy of the disk (Figure 2, "persistent state"; "The
+//!     durability rule").
+//! 15. A confirmation covers no more than what is on the node's disk (§5.3).
+//! 16. Nobody is told of a commit that has not happened, or of a snapshot that does not end
+//!     with a committed entry (§5.3, §7).
+//!
+//! When a node comes back:
+//!
+//! 17. Its term and its vote are those it has spoken of (§5.1, §5.2).
+//! 18. It has every entry that its disk had confirmed, and none that nobody ever made (§5.3).
+//!
+//! When a client is answered:
+//!
+//! 19. A read reflects all that was committed anywhere when it was asked (thesis §6.4).
+//! 20. A write that is acknowledged is in the committed log (§8).
+//!
+//! In the end all stores are the same byte for byte, and what clients saw is linearizable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::disk::SimDisk;
+use crate::limits;
 use crate::node::Node;
-use crate::raft::{Body, Message, check_log};
-use crate::types::{EntryId, Index, NodeId, Payload, Term};
+use crate::raft::quorum::majority;
+use crate::raft::{ProgressState, Raft, check_log};
+use crate::sim::mirror::{Change, Mirror, payload_checksum};
+use crate::sim::promises::Asked;
+use crate::types::{Entry, EntryId, Index, NodeId, Term};
+
+/// States are compared at each multiple of this.
+const COMPARE_EVERY: u64 = 16;
+
+/// What is known of a node.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Watched {
+    pub(super) log: Mirror,
+    /// Up to where its log was on its disk.
+    pub(super) durable: Index,
+    term: Term,
+    commit: Index,
+    applied: Index,
+    /// The term that it leads.
+    leads: Option<Term>,
+    /// Its votes, its own for itself included, as far as it has spoken of them.
+    pub(super) votes: BTreeMap<Term, NodeId>,
+    /// The latest term that it has spoken of.
+    pub(super) spoken: Term,
+}
+
+/// An entry that some log has had.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    term: Term,
+    checksum: u32,
+    /// The term of the entry before it.
+    before: Term,
+}
 
 /// What is known of the cluster's past.
 #[derive(Debug, Default)]
 pub(super) struct Checker {
+    pub(super) nodes: Vec<Watched>,
+    /// Nodes as they were when they lost their directories: a leader may still count what
+    /// these had confirmed.
+    ghosts: Vec<(NodeId, Watched)>,
     leaders: BTreeMap<Term, NodeId>,
+    /// Every entry that was ever in a log, by index, from 1 on.
+    known: Vec<Vec<Known>>,
     /// The committed log, from index 1 on: each entry and the checksum of its payload.
-    committed: Vec<(EntryId, u32)>,
-    /// Up to where each node's commit index has been looked at.
-    seen: BTreeMap<NodeId, Index>,
-    votes: BTreeMap<(NodeId, Term), NodeId>,
-    /// The latest term that each node has spoken of to others.
-    spoken: BTreeMap<NodeId, Term>,
-    /// What each node's disk had confirmed when it was last looked at.
-    durable: BTreeMap<NodeId, EntryId>,
+    pub(super) committed: Vec<(EntryId, u32)>,
+    /// In which term it was committed up to where, both ascending.
+    commits: Vec<(Term, Index)>,
+    /// The checksums of what was committed.
+    pub(super) commands: BTreeSet<u32>,
     /// The checksum of the state machine at each applied index that was looked at.
     states: BTreeMap<Index, u32>,
-}
-
-fn payload_checksum(payload: &Payload) -> u32 {
-    match payload {
-        Payload::Noop => 0,
-        Payload::Command(bytes) | Payload::Config(bytes) => crc32fast::hash(bytes) | 1,
-    }
+    /// What each client asked last.
+    pub(super) asked: BTreeMap<usize, Asked>,
 }
 
 impl Checker {
-    /// A node has done something.
-    pub(super) fn check_node(&mut self, node: &Node<SimDisk>) {
-        let raft = node.raft();
-        self.check_election_safety(node);
-        self.check_committed(node);
-        let stable = raft.log().stable();
-        if let Some(term) = raft.log().term_at(stable) {
-            self.durable.insert(
-                raft.id(),
-                EntryId {
-                    term,
-                    index: stable,
-                },
-            );
+    pub(super) fn new(nodes: u64) -> Checker {
+        Checker {
+            nodes: (0..nodes).map(|_| Watched::default()).collect(),
+            ..Checker::default()
         }
-        assert!(
-            node.applied() <= raft.commit_index(),
-            "only committed entries are applied"
-        );
     }
 
-    /// At most one leader a term (§5.2), and it has every committed entry (§5.4).
-    fn check_election_safety(&mut self, node: &Node<SimDisk>) {
+    /// A node has done something. Returns whether it leads since then.
+    pub(super) fn after_step(&mut self, node: &Node<SimDisk>) -> bool {
         let raft = node.raft();
-        if !raft.is_leader() {
+        self.follow_log(raft);
+        let leads = self.check_leader(raft);
+        self.check_committed(raft);
+        self.check_positions(node);
+        self.check_bounds(raft);
+        leads
+    }
+
+    /// Takes in what is new in a log, and holds it against all other logs.
+    fn follow_log(&mut self, raft: &Raft) {
+        let (id, log) = (raft.id(), raft.log());
+        let watched = &mut self.nodes[id.0 as usize];
+        if let Some(Change { from, dropped }) = watched.log.follow(log) {
+            if dropped {
+                assert!(
+                    from > watched.commit,
+                    "{id} drops entries from {from} on, and {} is committed",
+                    watched.commit
+                );
+                let leads = raft.is_leader() && watched.leads == Some(raft.term());
+                assert!(!leads, "{id} leads and drops entries from {from} on");
+            }
+            for entry in log.slice(from, log.last().index) {
+                self.add_entry(id, entry);
+            }
+        }
+        self.nodes[id.0 as usize].durable = log.stable();
+    }
+
+    fn add_entry(&mut self, id: NodeId, entry: &Entry) {
+        let EntryId { term, index } = entry.id;
+        let checksum = payload_checksum(&entry.payload);
+        let log = &mut self.nodes[id.0 as usize].log;
+        let before = log.term_at(index.prev()).expect("there is no gap");
+        log.push(term, checksum, entry.size_bytes());
+        let at = index.0 as usize - 1;
+        if at >= self.known.len() {
+            self.known.resize_with(at + 1, Vec::new);
+        }
+        let known = self.known[at].iter().find(|known| known.term == term);
+        if let Some(known) = known {
+            assert!(
+                (known.checksum, known.before) == (checksum, before),
+                "{id} has another entry {}, or another one before it: {checksum:08x} behind \
+                 term {before}, {known:?}",
+                entry.id
+            );
+        } else {
+            self.known[at].push(Known {
+                term,
+                checksum,
+                before,
+            });
+        }
+    }
+
+    /// Returns whether the node leads since this step.
+    fn check_leader(&mut self, raft: &Raft) -> bool {
+        let (id, term) = (raft.id(), raft.term());
+        let leads = raft.is_leader().then_some(term);
+        let before = std::mem::replace(&mut self.nodes[id.0 as usize].leads, leads);
+        if leads.is_none() || leads == before {
+            return false;
+        }
+        let leader = *self.leaders.entry(term).or_insert(id);
+        assert_eq!(leader, id, "two leaders in term {term}");
+        assert!(raft.may_vote(), "{id} leads and may not even vote");
+        let earlier = self.commits.partition_point(|(in_term, _)| *in_term < term);
+        if let Some((_, upto)) = self.commits[..earlier].last() {
+            let (last, _) = self.committed[upto.0 as usize - 1];
+            assert!(
+                self.nodes[id.0 as usize].log.has(last),
+                "leader {id} of term {term} lacks the committed entry {last}"
+            );
+        }
+        true
+    }
+
+    /// Holds what a node has committed since it was last looked at against what others have.
+    fn check_committed(&mut self, raft: &Raft) {
+        let (id, commit) = (raft.id(), raft.commit_index());
+        let watched = &self.nodes[id.0 as usize];
+        if commit == watched.commit {
             return;
         }
-        let leader = *self.leaders.entry(raft.term()).or_insert(raft.id());
-        assert_eq!(leader, raft.id(), "two leaders in term {}", raft.term());
-        if let Some((last, _)) = self.committed.last()
-            && last.term < raft.term()
-        {
-            let has = raft.log().contains(*last) || raft.log().base().index >= last.index;
-            assert!(
-                has,
-                "leader {} of term {} lacks the committed entry {last}",
-                raft.id(),
-                raft.term()
-            );
-        }
-    }
-
-    /// All nodes commit the same entries (State Machine Safety, §5.4.3).
-    fn check_committed(&mut self, node: &Node<SimDisk>) {
-        let raft = node.raft();
-        let mut index = self.seen.get(&raft.id()).copied().unwrap_or_default();
-        while index < raft.commit_index() {
+        assert!(
+            commit > watched.commit,
+            "the commit index of {id} went back"
+        );
+        let known = Index(self.committed.len() as u64);
+        let mut index = watched.commit;
+        while index < commit {
             index = index.next();
-            let place = index.0 as usize - 1;
-            let entry = raft.log().get(index);
-            match (self.committed.get(place), entry) {
-                (Some(known), Some(entry)) => {
-                    let own = (entry.id, payload_checksum(&entry.payload));
-                    assert_eq!(*known, own, "node {} committed another entry", raft.id());
+            let seen = watched.log.get(index);
+            let own = seen.map(|seen| {
+                (
+                    EntryId {
+                        term: seen.term,
+                        index,
+                    },
+                    seen.checksum,
+                )
+            });
+            match (self.committed.get(index.0 as usize - 1), own) {
+                (Some(known), Some(own)) => {
+                    assert_eq!(*known, own, "{id} committed another entry");
                 }
-                (None, Some(entry)) => {
-                    let own = (entry.id, payload_checksum(&entry.payload));
+                (None, Some(own)) => {
                     self.committed.push(own);
+                    self.commands.insert(own.1);
                 }
                 (Some(_), None) => {} // It came with a snapshot.
                 (None, None) => panic!("entry {index} was compacted before anyone committed it"),
             }
         }
-        self.seen.insert(raft.id(), index);
-    }
-
-    /// A node says something to another.
-    pub(super) fn check_message(&mut self, message: &Message) {
-        let vote = match message.body {
-            Body::Vote { .. } => Some(message.from),
-            Body::VoteReply { granted: true } => Some(message.to),
-            _ => None,
-        };
-        if let Some(candidate) = vote {
-            let first = *self
-                .votes
-                .entry((message.from, message.term))
-                .or_insert(candidate);
-            assert_eq!(
-                first, candidate,
-                "{} votes twice in term {}",
-                message.from, message.term
-            );
-        }
-        // A pre-vote, and its granted answer, speak of a term that nobody is in.
-        if !matches!(
-            message.body,
-            Body::PreVote { .. } | Body::PreVoteReply { granted: true }
-        ) {
-            let spoken = self.spoken.entry(message.from).or_default();
-            *spoken = (*spoken).max(message.term);
+        self.nodes[id.0 as usize].commit = commit;
+        if commit > known {
+            self.check_new_commit(raft);
         }
     }
 
-    /// A node has come back from what its disk had.
-    pub(super) fn check_restart(&mut self, node: &Node<SimDisk>) {
-        let raft = node.raft();
-        let id = raft.id();
-        let spoken = self.spoken.get(&id).copied().unwrap_or_default();
+    /// A node is the first to commit: the last of it is its own, and on a majority's disks.
+    fn check_new_commit(&mut self, raft: &Raft) {
+        let (id, term) = (raft.id(), raft.term());
+        let (last, _) = *self.committed.last().expect("there is a new one");
         assert!(
-            raft.term() >= spoken,
-            "{id} has spoken of term {spoken} and comes back in {}",
-            raft.term()
+            raft.is_leader(),
+            "{id} commits {last} first and does not lead"
         );
-        if let Some(candidate) = self.votes.get(&(id, raft.term())) {
-            assert_eq!(
-                raft.hard_state().voted_for,
-                Some(*candidate),
-                "{id} has forgotten its vote in term {}",
-                raft.term()
-            );
-        }
-        if let Some(durable) = self.durable.get(&id) {
-            let log = raft.log();
+        assert_eq!(last.term, term, "{id} commits an entry of an earlier term");
+        let on_disk = |watched: &Watched| watched.durable >= last.index && watched.log.has(last);
+        let holds = |(at, watched): &(usize, &Watched)| {
+            let once = |(id, ghost): &(NodeId, Watched)| id.0 == *at as u64 && on_disk(ghost);
+            on_disk(watched) || self.ghosts.iter().any(once)
+        };
+        let holders = self.nodes.iter().enumerate().filter(holds).count();
+        assert!(
+            holders >= majority(self.nodes.len()),
+            "{id} commits {last}, which is on {holders} disks"
+        );
+        for (at, other) in self.nodes.iter().enumerate() {
             assert!(
-                log.contains(*durable) || log.base().index >= durable.index,
-                "{id} has lost entry {durable}, which its disk had confirmed"
+                other.leads.is_none_or(|leads| leads <= term) || other.log.has(last),
+                "n{at} leads a later term without {last}, which {id} commits in {term}"
             );
         }
+        self.commits.push((term, last.index));
+    }
+
+    fn check_positions(&mut self, node: &Node<SimDisk>) {
+        let (raft, applied) = (node.raft(), node.applied());
+        let (id, log) = (raft.id(), raft.log());
+        let watched = &mut self.nodes[id.0 as usize];
+        assert!(raft.term() >= watched.term, "the term of {id} went back");
+        watched.term = raft.term();
+        assert!(
+            applied <= raft.commit_index() && raft.commit_index() <= log.last().index,
+            "{id} has applied {applied}, committed {}, and its log ends at {}",
+            raft.commit_index(),
+            log.last()
+        );
+        assert!(
+            log.base().index <= applied && log.stable() <= log.last().index,
+            "{id} has applied {applied}, and its log begins behind {}",
+            log.base()
+        );
+        if applied != watched.applied {
+            assert!(
+                applied > watched.applied,
+                "the applied index of {id} went back"
+            );
+            watched.applied = applied;
+            let position = node.machine().applied();
+            self.assert_committed(position, "applied");
+            self.assert_committed(log.base(), "compacted");
+            if applied.0.is_multiple_of(COMPARE_EVERY) {
+                self.check_state(node);
+            }
+        }
+    }
+
+    pub(super) fn assert_committed(&self, id: EntryId, what: &str) {
+        let Some(at) = (id.index.0 as usize).checked_sub(1) else {
+            return;
+        };
+        let committed = self.committed.get(at).map(|(committed, _)| *committed);
+        assert_eq!(committed, Some(id), "{what} and not committed");
+    }
+
+    fn check_bounds(&self, raft: &Raft) {
+        let (log, last) = (
+            &self.nodes[raft.id().0 as usize].log,
+            raft.log().last().index,
+        );
+        let base = log.base().index;
+        // Mostly the whole log is shorter than what may be on its way.
+        if log.bytes_between(base, last) <= limits::INFLIGHT_BYTES_MAX as u64 {
+            return;
+        }
+        let Some(followers) = raft.followers() else {
+            return;
+        };
+        let uncommitted = log.bytes_between(raft.commit_index(), last);
+        assert!(
+            uncommitted <= (limits::UNCOMMITTED_BYTES_MAX + limits::COMMAND_BYTES_MAX) as u64,
+            "{uncommitted} bytes are not committed"
+        );
+        for (id, progress) in followers {
+            let from = progress.match_index.max(base);
+            let sent = log.bytes_between(from, progress.next_index.prev().max(from));
+            assert!(
+                progress.state != ProgressState::Replicate
+                    || sent
+                        <= (limits::INFLIGHT_BYTES_MAX + limits::APPEND_BYTES_MAX) as u64
+                            + limits::COMMAND_BYTES_MAX as u64,
+                "{sent} bytes are on their way to {id}"
+            );
+        }
+    }
+
+    /// Forgets what only one life of a node has, and looks at the log that it came back with.
+    pub(super) fn begin_life(&mut self, node: &Node<SimDisk>) {
+        let (raft, id) = (node.raft(), node.raft().id());
         check_log(raft.log());
-        self.seen.insert(id, Index::ZERO);
+        for entry in raft
+            .log()
+            .slice(raft.log().first_index(), raft.log().last().index)
+        {
+            let known = self.known.get(entry.id.index.0 as usize - 1);
+            let made = known.is_some_and(|at| at.iter().any(|k| k.term == entry.id.term));
+            assert!(made, "{id} comes back with {}, which nobody made", entry.id);
+        }
+        let watched = &mut self.nodes[id.0 as usize];
+        watched.log = Mirror::default();
+        watched.term = raft.term();
+        watched.commit = Index::ZERO;
+        watched.applied = Index::ZERO;
+        watched.leads = None;
+        self.after_step(node);
     }
 
     /// A node has lost its directory, and with it all that it promised.
     pub(super) fn forget(&mut self, id: NodeId) {
-        self.spoken.remove(&id);
-        self.durable.remove(&id);
-        self.votes.retain(|(voter, _), _| *voter != id);
-        self.seen.remove(&id);
+        let watched = std::mem::take(&mut self.nodes[id.0 as usize]);
+        self.ghosts.push((id, watched));
     }
 
     /// The state of a node is that of all others at the same applied index.
@@ -176,13 +376,24 @@ impl Checker {
         );
     }
 
-    /// How many entries were committed.
-    pub(super) fn committed(&self) -> u64 {
-        self.committed.len() as u64
+    /// Looks at a whole log, entry by entry.
+    pub(super) fn check_whole(&self, node: &Node<SimDisk>) {
+        let log = node.raft().log();
+        check_log(log);
+        for entry in log.slice(log.first_index(), node.raft().commit_index()) {
+            let own = (entry.id, payload_checksum(&entry.payload));
+            let committed = self.committed[entry.id.index.0 as usize - 1];
+            assert_eq!(committed, own, "{} has another entry", node.raft().id());
+        }
+    }
+
+    /// Up to where entries were committed.
+    pub(super) fn committed(&self) -> Index {
+        Index(self.committed.len() as u64)
     }
 
     /// How many terms had a leader.
-    pub(super) fn leaders(&self) -> usize {
-        self.leaders.len()
+    pub(super) fn leaders(&self) -> u64 {
+        self.leaders.len() as u64
     }
 }

@@ -8,24 +8,33 @@
 //! | file | what it is |
 //! |---|---|
 //! | `plan.rs` | what a run is like: how many nodes, which faults, how often |
-//! | `network.rs` | loses, delays, repeats and reorders; partitions of all shapes |
+//! | `network.rs` | loses, delays, repeats, reorders, holds back; partitions of all shapes |
+//! | `clock.rs` | a clock of its own for each node, a little fast or slow |
 //! | `cluster.rs` | the whole of it; the queue of what happens next |
 //! | `nodes.rs` | nodes at work: flushes, disks, connections |
-//! | `faults.rs` | crashes, pauses, partitions, lost directories |
+//! | `faults.rs` | the kinds of faults |
+//! | `lives.rs` | how nodes start, stop, pause and come back |
+//! | `calm.rs` | faults stop, in a majority first: it must serve, and all must agree |
 //! | `clients.rs` | clients with sessions and retries; the history of what they saw |
-//! | `invariants.rs` | what must hold after each step |
+//! | `invariants.rs` | what must hold after each step, with `promises.rs` and `mirror.rs` |
 //! | [`linearizability`] | judges a history, of simulated or of real clusters |
+//! | [`swarm`] | many runs on all cores |
 //!
-//! A run ends with a quiet phase: faults stop, and the cluster must converge to
-//! byte-identical stores. Imports the layers below L5, and never `server`.
+//! Imports the layers below L5, and never `server`.
 
+mod calm;
 mod clients;
+mod clock;
 mod cluster;
 mod faults;
 mod invariants;
 pub mod linearizability;
+mod lives;
+mod mirror;
 mod network;
 mod nodes;
 mod plan;
+mod promises;
+pub mod swarm;
 
-pub use cluster::{Report, run};
+pub use cluster::{Detail, FAULT_NAMES, Report, run, run_and_tell};

@@ -5,16 +5,22 @@ use std::time::Duration;
 
 use rand::RngExt;
 
+use crate::limits;
 use crate::mem::Buffer;
 use crate::net::envelope::decode_envelope;
 use crate::net::frame::FrameDecoder;
-use crate::node::{Caller, Outputs};
+use crate::node::{Answer, Caller, Outputs};
 use crate::proto;
 use crate::raft::Message;
+use crate::sim::calm::PROBE;
 use crate::sim::cluster::{Event, Packet, Simulation, State};
 use crate::sim::network::draw_delay;
 use crate::time::Time;
 use crate::types::NodeId;
+
+/// How many operations may wait for a disk, hung or not: windows bound what a leader sends
+/// before it is confirmed, and clients what they ask for before they are answered.
+const DISK_QUEUE_MAX: usize = 4 * limits::INFLIGHT_MESSAGES_MAX;
 
 impl Simulation {
     pub(super) fn queue_flush(&mut self, id: u64) {
@@ -27,21 +33,35 @@ impl Simulation {
         }
     }
 
+    /// A node has done something: looks at what must hold after it.
+    pub(super) fn after_step(&mut self, id: u64) {
+        if let Some(node) = self.places[id as usize].node() {
+            let news = self.checker.after_step(node);
+            if news {
+                let raft = node.raft();
+                let (term, last) = (raft.term(), raft.log().last());
+                self.note(|| format!("n{id} leads: term={term} last={last}"));
+            }
+        }
+    }
+
     pub(super) fn flush(&mut self, id: u64, life: u64) {
         let place = &mut self.places[id as usize];
         if place.life != life {
             return;
         }
         place.flush_queued = false;
-        let now = self.now;
+        let now = place.clock.shows(self.now);
         let Some(node) = place.node_mut() else { return };
         node.flush(now);
         if let Some(why) = node.failure() {
-            panic!("node {id} gave up: {why}");
+            let why = why.to_owned();
+            return self.stop(id, &why);
         }
         let outputs = std::mem::take(node.outputs());
-        self.checker
-            .check_node(self.places[id as usize].node().expect("it is up"));
+        place.established = node.raft().may_vote();
+        place.lost &= !place.established;
+        self.after_step(id);
         self.send_out(id, outputs);
         self.schedule(id);
     }
@@ -55,60 +75,89 @@ impl Simulation {
         } = outputs;
         let life = self.places[id as usize].life;
         for message in messages {
-            self.checker.check_message(&message);
+            self.check_message(id, &message);
             let to = message.to.0;
             // A request needs a connection that we dialled, an answer one that it dialled.
             let place = &self.places[id as usize];
             let connected = if message.body.is_request() {
                 place.ready.contains(&to)
             } else {
-                place.accepted.contains_key(&to)
+                place.accepted.get(&to) == Some(&self.places[to as usize].life)
             };
             if connected {
                 let message = through_the_wire(message);
-                self.send(id, life, to, Packet::Message(message));
+                self.send(id, to, Packet::Message(message));
             }
         }
         for (caller, reply) in hellos {
             let to = reply.to.0;
+            if caller.connection != self.places[to as usize].life {
+                continue; // Nobody is there any more to whom this would be said.
+            }
             if reply.refused.is_none() {
                 self.places[id as usize]
                     .accepted
                     .insert(to, caller.connection);
             }
-            self.send(id, life, to, Packet::HelloReply(reply));
+            self.send(id, to, Packet::HelloReply(reply));
         }
         for (caller, answer) in answers {
             if caller.connection == life {
-                let (client, attempt) = (caller.reactor as usize, caller.sequence);
-                let outside = self.plan.nodes;
-                let delays = self.network.deliveries(&mut self.rng, id, outside);
-                if let Some(delay) = delays.into_iter().next() {
-                    self.after(
-                        delay,
-                        Event::Answer {
-                            client,
-                            attempt,
-                            answer,
-                        },
-                    );
-                }
+                self.answer(id, caller, answer);
             }
         }
     }
 
-    pub(super) fn send(&mut self, from: u64, from_life: u64, to: u64, packet: Packet) {
-        for delay in self.network.deliveries(&mut self.rng, from, to) {
-            let packet = packet.clone();
-            self.after(
-                delay,
-                Event::Packet {
-                    from,
-                    from_life,
-                    to,
-                    packet,
-                },
-            );
+    /// What a node says must be so, and must survive the loss of its power.
+    fn check_message(&mut self, id: u64, message: &Message) {
+        let options = self.wal_options(id);
+        if let Some(node) = self.places[id as usize].node_mut()
+            && self.checker.check_message(node, message)
+        {
+            let survivor = node.disk().survivor();
+            self.checker.check_survivor(message, survivor, options);
+        }
+    }
+
+    fn answer(&mut self, id: u64, caller: Caller, answer: Answer) {
+        if let Some(node) = self.places[id as usize].node() {
+            self.checker.check_answer(node, caller, &answer);
+        }
+        let (client, attempt) = (caller.reactor as usize, caller.sequence);
+        self.note_message(|| format!("n{id} answers client {client}: {attempt} {answer:?}"));
+        if client == PROBE {
+            return self.probe.take_answer(attempt, &answer);
+        }
+        let outside = self.plan.nodes;
+        let arrivals = self.network.arrivals(&mut self.rng, self.now, id, outside);
+        if let Some(at) = arrivals[0] {
+            let event = Event::Answer {
+                client,
+                attempt,
+                answer,
+            };
+            self.at(at, event);
+        }
+    }
+
+    pub(super) fn send(&mut self, from: u64, to: u64, packet: Packet) {
+        let [first, again] = self.network.arrivals(&mut self.rng, self.now, from, to);
+        let lost = if first.is_none() { ", lost" } else { "" };
+        self.note_message(|| format!("n{from} to n{to}{lost}: {packet:?}"));
+        let life = |id: u64| self.places[id as usize].life;
+        let (from_life, to_life) = (life(from), life(to));
+        let arrive = |packet| Event::Packet {
+            from,
+            from_life,
+            to,
+            to_life,
+            packet,
+        };
+        if let Some(at) = again {
+            self.at(at, arrive(packet.clone()));
+        }
+        if let Some(at) = first {
+            self.at(at, arrive(packet));
         }
     }
 
@@ -120,25 +169,36 @@ impl Simulation {
         let State::Up(node) = &mut place.state else {
             return;
         };
-        let due = node.next_deadline(now).max(now + Duration::from_micros(20));
-        let pending = node.disk().pending();
+        let deadline = node.next_deadline(place.clock.shows(now));
+        let due = place
+            .clock
+            .moment(deadline)
+            .max(now + Duration::from_micros(20));
+        let disk = node.disk();
+        let waiting = disk.pending_syncs() + disk.pending_background();
+        assert!(
+            waiting <= DISK_QUEUE_MAX,
+            "{waiting} operations wait for the disk of n{id}"
+        );
         if due < place.tick_at && due != Time::NEVER {
             place.tick_at = due;
             self.at(due, Event::Tick(id, life));
         }
-        if pending && !std::mem::replace(&mut self.places[id as usize].disk_queued, true) {
-            let delay = draw_delay(&mut self.rng, self.plan.disk_delay);
+        let place = &mut self.places[id as usize];
+        if waiting > 0 && !std::mem::replace(&mut place.disk_queued, true) {
+            let mean = self.plan.disk_delay * place.slowness;
+            let delay = draw_delay(&mut self.rng, mean);
             self.after(delay, Event::Disk(id, life));
         }
     }
 
     pub(super) fn tick(&mut self, id: u64, life: u64) {
-        let now = self.now;
         let place = &mut self.places[id as usize];
         if place.life != life {
             return;
         }
         place.tick_at = Time::NEVER;
+        let now = place.clock.shows(self.now);
         if let Some(node) = place.node_mut() {
             if now >= node.next_deadline(now) {
                 node.tick(now);
@@ -148,16 +208,17 @@ impl Simulation {
     }
 
     pub(super) fn complete_disk(&mut self, id: u64, life: u64) {
-        let (now, syncs, background) = (
-            self.now,
-            self.rng.random_range(1..4),
-            self.rng.random_bool(0.5),
-        );
+        let (syncs, background) = (self.rng.random_range(1..4), self.rng.random_bool(0.5));
         let place = &mut self.places[id as usize];
         if place.life != life {
             return;
         }
+        if self.now < place.hung_until {
+            let until = place.hung_until;
+            return self.at(until, Event::Disk(id, life));
+        }
         place.disk_queued = false;
+        let now = place.clock.shows(self.now);
         let Some(node) = place.node_mut() else { return };
         let disk = node.disk();
         let event = if background && disk.pending_background() > 0 || disk.pending_syncs() == 0 {
@@ -167,6 +228,7 @@ impl Simulation {
         };
         if let Some(event) = event {
             node.handle_disk(now, event);
+            self.after_step(id);
             self.queue_flush(id);
         }
         self.schedule(id);
@@ -183,21 +245,18 @@ impl Simulation {
         {
             node.handle_reconnect(NodeId(to));
             let hello = node.hello(NodeId(to));
-            self.send(from, life, to, Packet::Hello(hello));
+            self.send(from, to, Packet::Hello(hello));
         }
         let again = draw_delay(&mut self.rng, Duration::from_millis(150));
         self.after(again, Event::Dial(from, life, to));
     }
 
-    pub(super) fn deliver(&mut self, from: u64, from_life: u64, to: u64, packet: Packet) {
-        let now = self.now;
-        // A connection ends with the life of the node at its other end.
-        if self.places[from as usize].life != from_life {
-            return;
-        }
+    pub(super) fn deliver(&mut self, from: u64, to: u64, packet: Packet) {
+        let from_life = self.places[from as usize].life;
         let place = &mut self.places[to as usize];
         let accepted = place.accepted.get(&from) == Some(&from_life);
         let ready = place.ready.contains(&from);
+        let now = place.clock.shows(self.now);
         let State::Up(node) = &mut place.state else {
             return;
         };
@@ -227,6 +286,7 @@ impl Simulation {
                 node.handle_hello_reply(now, NodeId(from), reply);
             }
         }
+        self.after_step(to);
         self.queue_flush(to);
     }
 }

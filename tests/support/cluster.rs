@@ -56,7 +56,8 @@ pub struct TestCluster {
     /// Put before the program: a tracer, say. `{node}` stands for the node's number.
     wrapper: Vec<String>,
     directory: TempDir,
-    _ports: Ports,
+    /// None if the addresses are not of this machine's loopback.
+    _ports: Option<Ports>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -69,9 +70,22 @@ impl TestCluster {
     /// As [`TestCluster::prepare`], with so many nodes more that are no members at first.
     pub fn prepare_with_spares(first: usize, spares: usize, arguments: &[&str]) -> TestCluster {
         let nodes = first + spares;
-        let alone = alone();
         let ports = Ports::reserve(2 * nodes);
         let (peers, clients) = ports.addresses().split_at(nodes);
+        let mut cluster = TestCluster::prepare_at(peers, clients, first, arguments);
+        cluster._ports = Some(ports);
+        cluster
+    }
+
+    /// A cluster of nodes that listen on these addresses, none of them started; so many of
+    /// them are first members.
+    pub fn prepare_at(
+        peers: &[SocketAddr],
+        clients: &[SocketAddr],
+        first: usize,
+        arguments: &[&str],
+    ) -> TestCluster {
+        let alone = alone();
         let directory = TempDir::new().expect("a directory for the cluster");
         let mut members = String::new();
         for (id, (peer, client)) in peers.iter().zip(clients).enumerate().take(first) {
@@ -83,14 +97,14 @@ impl TestCluster {
         }
         fs::write(directory.path().join("cluster.toml"), members).expect("the cluster file");
         TestCluster {
-            nodes: (0..nodes).map(|_| Process::Down).collect(),
+            nodes: peers.iter().map(|_| Process::Down).collect(),
             clients: clients.to_vec(),
             peers: peers.to_vec(),
             arguments: arguments.iter().map(ToString::to_string).collect(),
             first,
             wrapper: Vec::new(),
             directory,
-            _ports: ports,
+            _ports: None,
             _alone: alone,
         }
     }
@@ -109,6 +123,15 @@ impl TestCluster {
         let mut cluster = TestCluster::start_all(nodes, arguments);
         cluster.wait_for_leader(SOON);
         cluster
+    }
+
+    /// Gives one node a cluster file of its own.
+    pub fn set_cluster_file(&mut self, node: usize, text: &str) {
+        fs::write(self.own_file(node), text).expect("the node's cluster file");
+    }
+
+    fn own_file(&self, node: usize) -> PathBuf {
+        self.directory.path().join(format!("cluster_{node}.toml"))
     }
 
     /// Puts a program and its arguments before `raft_example` from now on.
@@ -164,12 +187,18 @@ impl TestCluster {
             .map(|w| w.replace("{node}", &node.to_string()))
             .collect();
         words.push(RAFT_EXAMPLE.to_owned());
+        let own_file = self.own_file(node);
+        let cluster_file = if own_file.exists() {
+            own_file
+        } else {
+            self.directory.path().join("cluster.toml")
+        };
         let mut command = Command::new(&words[0]);
         command
             .args(&words[1..])
             .arg(node.to_string())
             .arg("--cluster")
-            .arg(self.directory.path().join("cluster.toml"))
+            .arg(cluster_file)
             .arg("--data-dir")
             .arg(self.data_dir())
             .args(&self.arguments)

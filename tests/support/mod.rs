@@ -5,12 +5,17 @@
 //! - [`cluster`]: real `raft_example` processes on free loopback ports in a directory of their own,
 //!   which can be killed, paused and restarted one by one.
 //! - [`workload`]: concurrent clients that record what they saw while somebody does that.
+//! - [`links`]: what can be done to the links between nodes, in network [`namespaces`] or through
+//!   a [`proxy`].
 //!
 //! Nothing here sleeps for luck: [`eventually`] waits for a condition and fails at a deadline.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub mod cluster;
+pub mod links;
+pub mod namespaces;
 pub mod ports;
+pub mod proxy;
 pub mod wire;
 pub mod workload;
 

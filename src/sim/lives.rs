@@ -1,0 +1,158 @@
+//! The lives of nodes: how they start, stop, are paused, and come back.
+
+use std::time::Duration;
+
+use rand::{Rng, RngExt};
+
+use crate::node::{Node, NodeConfig};
+use crate::raft::Configuration;
+use crate::sim::clock::Clock;
+use crate::sim::cluster::{Event, Simulation, State};
+use crate::sim::network::draw_delay;
+use crate::time::Time;
+use crate::types::NodeId;
+use crate::wal::WalOptions;
+
+/// Names the cluster of every run.
+const CLUSTER_ID: u64 = 42;
+const FIRST_SEGMENT_BYTES: u64 = 32 << 10;
+
+impl Simulation {
+    /// Starts a node that is down from what its disk has.
+    pub(super) fn restart(&mut self, id: u64) {
+        let config = self.config(id);
+        let gain = self
+            .rng
+            .random_range(-self.plan.drift_ppm..=self.plan.drift_ppm);
+        let shows = Time::from_millis(self.rng.random_range(1..100_000));
+        let now = self.now;
+        let place = &mut self.places[id as usize];
+        if !matches!(place.state, State::Down(_)) || place.stays_down {
+            return;
+        }
+        let State::Down(disk) = std::mem::replace(&mut place.state, State::Gone) else {
+            unreachable!("just looked")
+        };
+        place.clock = Clock::new(now, shows, gain);
+        place.may_stop = place.full;
+        let (node, found) = Node::open(config, disk, shows)
+            .unwrap_or_else(|error| panic!("node {id} does not come back: {error}"));
+        self.checker.check_restart(&node);
+        let place = &mut self.places[id as usize];
+        place.state = State::Up(Box::new(node));
+        let life = place.life;
+        self.note(|| format!("n{id} starts: life={life} {found:?}"));
+        for peer in (0..self.plan.nodes).filter(|peer| *peer != id) {
+            let delay = draw_delay(&mut self.rng, Duration::from_millis(2));
+            self.after(delay, Event::Dial(id, life, peer));
+            // The others have lost their connection to it, and dial anew.
+            let other = &mut self.places[peer as usize];
+            if other.node().is_some() {
+                other.ready.remove(&id);
+                let life = other.life;
+                self.after(delay, Event::Dial(peer, life, id));
+            }
+        }
+        self.queue_flush(id);
+    }
+
+    fn config(&mut self, id: u64) -> NodeConfig {
+        let plan = &self.plan;
+        NodeConfig {
+            id: NodeId(id),
+            first_members: Configuration::of_voters((0..plan.nodes).map(|id| {
+                let (peer, client) = (format!("p{id}"), format!("c{id}"));
+                (NodeId(id), u8::from(id == 0), peer, client)
+            })),
+            read_lease: false,
+            disk_patience: Duration::from_secs(2),
+            cluster_id: CLUSTER_ID,
+            incarnation: self.places[id as usize].incarnation,
+            election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
+            heartbeat: Duration::from_millis(50),
+            seed: self.rng.next_u64(),
+            segment_bytes: plan.segment_bytes,
+            first_segment_bytes: FIRST_SEGMENT_BYTES,
+            snapshot_log_bytes: plan.snapshot_log_bytes,
+            snapshot_tail_bytes: plan.snapshot_tail_bytes,
+            snapshot_hold_bytes: 1 << 20,
+            session_limits: plan.session_limits,
+        }
+    }
+
+    /// Whose log a node's disk has.
+    pub(super) fn wal_options(&self, id: u64) -> WalOptions {
+        WalOptions {
+            node: NodeId(id),
+            cluster_id: CLUSTER_ID,
+            incarnation: self.places[id as usize].incarnation,
+            segment_bytes: self.plan.segment_bytes,
+            first_segment_bytes: FIRST_SEGMENT_BYTES,
+        }
+    }
+
+    /// A node dies; with the power, its disk loses what was not synced.
+    pub(super) fn crash(&mut self, id: u64, power: bool) {
+        if self.places[id as usize].node().is_none() {
+            return;
+        }
+        self.note(|| format!("n{id} dies: power={power}"));
+        self.count(id);
+        let place = &mut self.places[id as usize];
+        let State::Up(node) = std::mem::replace(&mut place.state, State::Gone) else {
+            unreachable!("just looked")
+        };
+        self.report.crashes += 1;
+        let mut disk = node.into_disk();
+        if power {
+            let rng = &mut self.rng;
+            disk.crash(&mut || rng.next_u64());
+        } else {
+            disk.crash(&mut || 1);
+        }
+        place.life += 1;
+        place.state = State::Down(disk);
+        place.held.clear();
+        place.paused = false;
+        place.disk_queued = false;
+        place.flush_queued = false;
+        place.tick_at = Time::NEVER;
+        place.accepted.clear();
+        place.ready.clear();
+        for other in &mut self.places {
+            other.ready.remove(&id);
+        }
+    }
+
+    /// A node has stopped by itself: it must have had a reason. What it could not sync
+    /// may be gone.
+    pub(super) fn stop(&mut self, id: u64, why: &str) {
+        assert!(
+            self.places[id as usize].may_stop,
+            "node {id} gave up without a reason: {why}"
+        );
+        self.note(|| format!("n{id} stops: {why}"));
+        self.report.stops += 1;
+        self.crash(id, true);
+        let time = draw_delay(&mut self.rng, Duration::from_millis(500));
+        self.after(time, Event::Restart(id));
+    }
+
+    /// A paused process goes on, with what has come meanwhile.
+    pub(super) fn resume(&mut self, id: u64) {
+        let place = &mut self.places[id as usize];
+        place.paused = false;
+        for event in std::mem::take(&mut place.held) {
+            self.happen(event);
+        }
+    }
+
+    /// Adds to the report what a node has done in this life.
+    pub(super) fn count(&mut self, id: u64) {
+        if let Some(node) = self.places[id as usize].node() {
+            let status = node.status(Time::ZERO);
+            self.report.taken += status.snapshots_taken;
+            self.report.installed += status.snapshots_installed;
+        }
+    }
+}

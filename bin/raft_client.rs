@@ -43,7 +43,7 @@ const TIMEOUT_SECS_MAX: f64 = 86_400.0;
     name = "raft_client",
     version,
     long_about = None,
-    override_usage = "raft_client [OPTIONS] put K V | update K V | get [--raw] K | remove K |\n       \
+    override_usage = "raft_client [OPTIONS] put K V | update K V | get [--raw] [--follower] K | remove K |\n       \
                       cas K EXPECTED NEW | cas --absent K NEW | cas --remove K EXPECTED |\n       \
                       batch [OPERATION...] | scan [PREFIX] [--from K] [--until K] [--limit N] [--json | --raw] |\n       \
                       status [--json] | transfer N | members [--json] |\n       \
@@ -82,6 +82,10 @@ struct Cli {
     /// With members add: without a vote
     #[arg(long)]
     learner: bool,
+    /// With get and scan: the node that is asked answers itself, also where it does not lead. It asks the
+    /// leader from where on it may, so what it says is as recent
+    #[arg(long)]
+    follower: bool,
     /// With cas: the key must not exist
     #[arg(long)]
     absent: bool,
@@ -192,6 +196,7 @@ fn run_or_end(cli: &Cli) -> Result<End, End> {
         follow_redirects: !cli.no_redirect,
         // One write, and what is not known then is never asked again.
         explicit_sessions: false,
+        follower_reads: cli.follower,
     };
     let client = if cli.addr.is_empty() {
         let addrs = cluster.members().iter().map(|member| member.client);
@@ -294,6 +299,7 @@ fn command(cli: &Cli) -> Result<Command, End> {
     let is_narrowed = cli.from.is_some() || cli.until.is_some() || cli.limit.is_some();
     if !wanted.contains(&args.len())
         || cli.learner
+        || (cli.follower && !matches!(name, "get" | "scan"))
         || (cli.raw && !matches!(name, "get" | "scan"))
         || (cli.json && !matches!(name, "status" | "scan"))
         || ((cli.absent || cli.remove) && name != "cas")
@@ -333,7 +339,7 @@ fn operator_command(cli: &Cli, name: &str, args: &[OsString]) -> Result<Command,
     let words: Option<Vec<&str>> = args.iter().map(|word| word.to_str()).collect();
     let words = words.ok_or_else(wrong)?;
     let list = name == "members" && words.is_empty();
-    if cli.raw || cli.no_redirect || (cli.json && !list) {
+    if cli.raw || cli.follower || cli.no_redirect || (cli.json && !list) {
         return Err(wrong());
     }
     match (name, &words[..]) {

@@ -14,7 +14,7 @@
 //! | L3 | [`raft`], [`kv`], [`wal`], [`net`] |
 //! | L2 | [`disk`] |
 //! | L1 | [`mem`], [`mailbox`], [`logging`], [`config`], [`pb`] |
-//! | L0 | [`types`], [`time`], [`limits`] |
+//! | L0 | [`types`], [`time`], [`limits`], `mutation` |
 
 pub mod limits;
 mod mutation;

@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use crate::client::connection::{Connection, Failure, describe};
 use crate::client::protocol::{
-    Answer, Identity, Operation, Page, Range, Reply, decode_answer, encode_operation,
+    Answer, Identity, Operation, Page, Range, Reply, decode_answer, encode_follower_read,
+    encode_operation,
 };
 use crate::client::{Attempt, ClientError, NodeStatus, Outcome, status_of};
 use crate::kv::WriteOp;
@@ -45,6 +46,10 @@ pub struct ClientOptions {
     /// suits those who make one write and go. The server of the original knows no sessions;
     /// where opening one is refused, writes go without.
     pub explicit_sessions: bool,
+    /// Whether gets and scans are answered by whichever node is asked, in place of a redirect
+    /// to the leader. They are as recent; the node asks the leader from where on it may
+    /// answer. Takes load from the leader, and costs a round trip between nodes. Default no.
+    pub follower_reads: bool,
 }
 
 impl Default for ClientOptions {
@@ -53,6 +58,7 @@ impl Default for ClientOptions {
             timeout: Duration::from_secs(5),
             follow_redirects: true,
             explicit_sessions: true,
+            follower_reads: false,
         }
     }
 }
@@ -413,7 +419,17 @@ impl Client {
     ) -> Result<Outcome, ClientError> {
         let mut call = Call::new(&self.options, uncertain, deadline);
         let mut frame = Buffer::default();
-        encode_operation(
+        let reads = matches!(
+            request.operation,
+            Operation::Get { .. } | Operation::Scan(_)
+        );
+        let follower_read = reads && self.options.follower_reads;
+        let encode = if follower_read {
+            encode_follower_read
+        } else {
+            encode_operation
+        };
+        encode(
             &mut frame,
             request.sequence_id,
             &request.operation,
@@ -423,7 +439,11 @@ impl Client {
             if call.is_over() {
                 return Err(call.give_up());
             }
-            let target = self.leader.unwrap_or(self.addrs[self.turn]);
+            let any = self.addrs[self.turn];
+            let target = match self.leader {
+                Some(leader) if !follower_read => leader,
+                _ => any,
+            };
             if let Some(result) = self.step(&mut call, target, request, &frame) {
                 return result;
             }

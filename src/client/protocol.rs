@@ -231,8 +231,19 @@ pub fn encode_operation(
 ) {
     match Request::new(operation, identity) {
         Some(request) => request.encode_call(out, sequence_id),
-        None => added::encode(out, sequence_id, operation, identity),
+        None => added::encode(out, sequence_id, operation, identity, false),
     }
+}
+
+/// As [`encode_operation`], for a get or a scan: a node that does not lead answers it
+/// itself, as recently as the leader would, instead of a redirect.
+pub fn encode_follower_read(
+    out: &mut Buffer,
+    sequence_id: u64,
+    operation: &Operation,
+    identity: &Identity,
+) {
+    added::encode(out, sequence_id, operation, identity, true);
 }
 
 /// Appends a frame that asks a node for its status.

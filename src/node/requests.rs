@@ -43,6 +43,9 @@ pub enum Request {
     Get {
         /// Of this key.
         key: Bytes,
+        /// Whether this node may answer though it does not lead: it asks its leader from
+        /// where on its state is recent enough.
+        anywhere: bool,
     },
     /// A linearizable read of many keys in order.
     Scan(Box<Scan>),
@@ -176,7 +179,7 @@ impl Request {
     pub fn size_bytes(&self) -> usize {
         match self {
             Request::Write { command, .. } => command.len(),
-            Request::Get { key } => key.len(),
+            Request::Get { key, .. } => key.len(),
             Request::Scan(scan) => scan.size_bytes(),
             Request::Change(changes) => std::mem::size_of_val(&changes[..]),
             Request::Status | Request::HandOver(_) => 0,
@@ -208,9 +211,12 @@ impl<D: Disk> Node<D> {
                 .begin_change(now, caller, &changes)
                 .map(Answer::Operator),
             Request::HandOver(to) => self.begin_hand_over(now, caller, to).map(Answer::Operator),
-            _ if !self.raft.is_leader() => Some(self.not_leading()),
-            Request::Get { key } => self.wait_to_read(caller, Lookup::Key(key)),
-            Request::Scan(scan) => self.wait_to_read(caller, Lookup::Range(scan)),
+            Request::Get { key, anywhere } => self.wait_to_read(caller, Lookup::Key(key), anywhere),
+            Request::Scan(scan) => {
+                let anywhere = scan.anywhere;
+                self.wait_to_read(caller, Lookup::Range(scan), anywhere)
+            }
+            Request::Write { .. } if !self.raft.is_leader() => Some(self.not_leading()),
             Request::Write { grows: true, .. } if self.ledger.wal.stalled_for_space() => {
                 Some(Answer::NoSpace)
             }
@@ -221,11 +227,14 @@ impl<D: Disk> Node<D> {
         }
     }
 
-    fn wait_to_read(&mut self, caller: Caller, lookup: Lookup) -> Option<Answer> {
+    fn wait_to_read(&mut self, caller: Caller, lookup: Lookup, anywhere: bool) -> Option<Answer> {
+        if !anywhere && !self.raft.is_leader() {
+            return Some(self.not_leading());
+        }
         let id = ReadId(self.requests.next_read);
         self.requests.next_read += 1;
         self.requests.reads.push_back((id, caller, lookup));
-        self.raft.read(id);
+        self.raft.read_anywhere(id);
         None
     }
 

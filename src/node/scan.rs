@@ -23,6 +23,8 @@ pub struct Scan {
     /// Bytes of keys and values of a page, beside the entry that reaches it;
     /// [`limits::SCAN_BYTES_MAX`] at most.
     pub bytes_max: usize,
+    /// As in [`Request::Get`](super::Request::Get).
+    pub anywhere: bool,
 }
 
 /// A part of what a [`Scan`] asks for.
@@ -129,6 +131,7 @@ mod tests {
         ]);
         let scan = |from: &'static [u8], entries_max, bytes_max| {
             let scan = Scan {
+                anywhere: false,
                 from: Bytes::from_static(from),
                 until: None,
                 entries_max,
@@ -152,6 +155,7 @@ mod tests {
     fn a_page_counts_what_it_holds() {
         let machine = store(&[(b"key".to_vec(), vec![0; 10]), (b"next".to_vec(), vec![])]);
         let scan = Scan {
+            anywhere: false,
             from: Bytes::new(),
             until: None,
             entries_max: 1,
@@ -177,6 +181,7 @@ mod tests {
             let all: Vec<_> = by_key.into_iter().collect();
             let machine = store(&all);
             let mut scan = Scan {
+                anywhere: false,
                 from: from.clone().into(),
                 until: until.clone().map(Bytes::from),
                 entries_max,

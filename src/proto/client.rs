@@ -160,7 +160,8 @@ fn understand(
     let op = match operation {
         pb::OperationType::Get => {
             let key = commands.key(key);
-            return Ok(Request::Get { key });
+            let anywhere = whole.is_some_and(|whole| whole.follower_read);
+            return Ok(Request::Get { key, anywhere });
         }
         pb::OperationType::Put => WriteOp::Put { key, value },
         pb::OperationType::Update => WriteOp::Update { key, value },

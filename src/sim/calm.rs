@@ -9,10 +9,11 @@ use rand::seq::SliceRandom;
 
 use crate::kv::{ClientId, Command, Identity, WriteOp};
 use crate::node::{Answer, Request};
-use crate::raft::quorum::majority;
+use crate::raft::Configuration;
 use crate::sim::cluster::{Event, Simulation, State};
 use crate::sim::plan::Rest;
 use crate::time::Time;
+use crate::types::NodeId;
 
 /// How long it may take until all nodes of the core agree, and serve.
 const CONVERGENCE: Duration = Duration::from_secs(30);
@@ -50,7 +51,8 @@ impl Probe {
     fn request(&self) -> Request {
         let key = Bytes::from_static(b"probe");
         if self.written {
-            return Request::Get { key };
+            let anywhere = false;
+            return Request::Get { key, anywhere };
         }
         let identity = Identity::Implicit {
             client: ClientId(u128::MAX),
@@ -111,13 +113,36 @@ impl Simulation {
         if self.plan.rest == Rest::Calm || nodes < 3 || lost {
             return core;
         }
+        // While the members change, who decides is not the same for everyone.
+        let Some(members) = self.settled_members() else {
+            return core;
+        };
         core.shuffle(&mut self.rng);
-        let size = self
-            .rng
-            .random_range(majority(nodes as usize)..nodes as usize);
-        core.truncate(size);
+        let size = self.rng.random_range(1..nodes as usize);
+        let quorum = members.quorum();
+        // As many more as make a majority of the voters.
+        let enough = (size..=core.len())
+            .find(|size| quorum.is_met(|voter| core[..*size].contains(&voter.0)));
+        core.truncate(enough.expect("all are a majority"));
         core.sort_unstable();
         core
+    }
+
+    /// The members, if there is no doubt about who they are: all nodes are up, or the
+    /// members have never changed, and all have committed the same.
+    pub(super) fn settled_members(&self) -> Option<Configuration> {
+        let rafts = self
+            .places
+            .iter()
+            .filter_map(|place| Some(place.node()?.raft()));
+        let mut rafts = rafts.peekable();
+        let members = rafts.peek()?.configuration().clone();
+        let all_are_up = self.places.iter().all(|place| place.node().is_some());
+        let settled = rafts.all(|raft| {
+            *raft.configuration() == members && raft.configuration_index() <= raft.commit_index()
+        });
+        let known = all_are_up || !self.checker.members_changed();
+        (settled && known && !members.is_joint()).then_some(members)
     }
 
     /// What becomes of the others.
@@ -191,15 +216,24 @@ impl Simulation {
     }
 
     fn has_converged(&self, core: &[u64]) -> bool {
+        // Only who is a member gets the log.
+        let members = self.leader().and_then(|leader| {
+            let raft = self.places[leader as usize].node()?.raft();
+            Some(raft.configuration().clone())
+        });
+        let Some(members) = members else {
+            return false;
+        };
         let mut applied = None;
         self.clients.iter().all(|client| !client.is_busy())
             && self.leader().is_some_and(|leader| core.contains(&leader))
             && core.iter().all(|id| {
-                self.places[*id as usize].node().is_some_and(|node| {
-                    let same = *applied.get_or_insert(node.applied()) == node.applied();
-                    same && node.raft().may_vote()
-                        && node.applied() == node.raft().log().last().index
-                })
+                !members.contains(NodeId(*id))
+                    || self.places[*id as usize].node().is_some_and(|node| {
+                        let same = *applied.get_or_insert(node.applied()) == node.applied();
+                        same && node.raft().may_vote()
+                            && node.applied() == node.raft().log().last().index
+                    })
             })
     }
 }

@@ -185,12 +185,16 @@ impl Client {
     ) -> (Identity, Request) {
         let identity = self.identity(client, rng);
         let request = match action {
-            Action::Get => Request::Get { key: key.clone() },
+            Action::Get => Request::Get {
+                key: key.clone(),
+                anywhere: rng.random_range(0..3) == 0,
+            },
             Action::Scan { until } => Request::Scan(Box::new(Scan {
                 from: key.clone(),
                 until: until.clone(),
                 entries_max: rng.random_range(PAGE_ENTRIES_MAX..=2 * PAGE_ENTRIES_MAX),
                 bytes_max: limits::SCAN_BYTES_MAX,
+                anywhere: rng.random_range(0..3) == 0,
             })),
             Action::Batch(actions) => {
                 let ops: Vec<WriteOp> = actions.iter().map(|(k, a)| write_op(k, a)).collect();

@@ -34,6 +34,8 @@ pub struct Report {
     pub leaders: u64,
     /// Operations that clients were answered, or gave up.
     pub operations: u64,
+    /// Changes of the members and of the leader that operators asked for and got.
+    pub wishes: u64,
     /// Nodes that died.
     pub crashes: u64,
     /// Those of them that had stopped by themselves, for a reason.
@@ -74,6 +76,7 @@ impl Report {
         self.committed += other.committed;
         self.leaders += other.leaders;
         self.operations += other.operations;
+        self.wishes += other.wishes;
         self.crashes += other.crashes;
         self.stops += other.stops;
         self.taken += other.taken;

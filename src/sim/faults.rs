@@ -57,11 +57,15 @@ pub(super) enum Fault {
     FullDisk,
     /// A clock changes its rate.
     Drift,
+    /// An operator asks for some change of the members, sensible or not.
+    ChangeMembers,
+    /// An operator wants another leader.
+    HandOver,
 }
 
 impl Fault {
     /// All of them, with their names.
-    pub(super) const ALL: [(Fault, &'static str); 16] = [
+    pub(super) const ALL: [(Fault, &'static str); 18] = [
         (Fault::Kill, "kill"),
         (Fault::PowerLoss, "power loss"),
         (Fault::Blackout, "blackout"),
@@ -78,6 +82,8 @@ impl Fault {
         (Fault::FailedSync, "failed sync"),
         (Fault::FullDisk, "full disk"),
         (Fault::Drift, "drift"),
+        (Fault::ChangeMembers, "change of members"),
+        (Fault::HandOver, "hand-over"),
     ];
 }
 
@@ -117,6 +123,8 @@ impl Simulation {
             Fault::FailedSync => self.fail_sync(id),
             Fault::FullDisk => self.fill_disk(id),
             Fault::Drift => self.drift(id),
+            Fault::ChangeMembers => self.change_members(id),
+            Fault::HandOver => self.hand_over(id),
         };
         self.report.faults[kind] += u64::from(happened);
     }
@@ -188,7 +196,10 @@ impl Simulation {
     /// what they promised: no store survives the loss of a majority of its disks.
     fn lose_directory(&mut self, id: u64) -> bool {
         let intact = |place: &Place| place.node().is_some_and(|node| node.raft().may_vote());
-        if self.plan.nodes < 3 || !self.places.iter().all(intact) {
+        let voters = self
+            .settled_members()
+            .map_or(0, |members| members.quorum().voters().len());
+        if voters < 3 || !self.places.iter().all(intact) {
             return false;
         }
         self.crash(id, true);

@@ -10,8 +10,8 @@
 //! 4. *Leader Completeness*: a leader has all that was committed in earlier terms (§5.4).
 //! 5. *State Machine Safety*: all nodes commit the same entry at an index (§5.4.3).
 //! 6. What is committed first is committed by a leader, up to an entry of its own term,
-//!    which a majority has on disk (§5.3, §5.4.2; the leader counts by its disk: thesis
-//!    §10.2.1).
+//!    which a majority has on disk, in a joint configuration one of each half (§5.3, §5.4.2,
+//!    §6; the leader counts by its disk: thesis §10.2.1).
 //! 7. Term, commit index and applied index never go back in a life, and a committed entry is
 //!    never dropped (Figure 2).
 //! 8. Applied is committed, committed is in the log, and so is what is on disk (Figure 2).
@@ -48,11 +48,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::disk::SimDisk;
 use crate::limits;
 use crate::node::Node;
-use crate::raft::quorum::majority;
 use crate::raft::{ProgressState, Raft, check_log};
 use crate::sim::mirror::{Change, Mirror, payload_checksum};
 use crate::sim::promises::Asked;
-use crate::types::{Entry, EntryId, Index, NodeId, Term};
+use crate::types::{Entry, EntryId, Index, NodeId, Payload, Term};
 
 /// States are compared at each multiple of this.
 const COMPARE_EVERY: u64 = 16;
@@ -101,6 +100,7 @@ pub(super) struct Checker {
     pub(super) commands: BTreeSet<u32>,
     /// The checksum of the state machine at each applied index that was looked at.
     states: BTreeMap<Index, u32>,
+    members_changed: bool,
     /// What each client asked last.
     pub(super) asked: BTreeMap<usize, Asked>,
 }
@@ -147,6 +147,7 @@ impl Checker {
 
     fn add_entry(&mut self, id: NodeId, entry: &Entry) {
         let EntryId { term, index } = entry.id;
+        self.members_changed |= matches!(entry.payload, Payload::Config(_));
         let checksum = payload_checksum(&entry.payload);
         let log = &mut self.nodes[id.0 as usize].log;
         let before = log.term_at(index.prev()).expect("there is no gap");
@@ -241,8 +242,10 @@ impl Checker {
     fn check_new_commit(&mut self, raft: &Raft) {
         let (id, term) = (raft.id(), raft.term());
         let (last, _) = *self.committed.last().expect("there is a new one");
+        // Who is no voter any more leads until that is committed, and in that step no more.
+        let quorum = raft.configuration().quorum();
         assert!(
-            raft.is_leader(),
+            raft.is_leader() || !quorum.contains(id),
             "{id} commits {last} first and does not lead"
         );
         assert_eq!(last.term, term, "{id} commits an entry of an earlier term");
@@ -251,10 +254,11 @@ impl Checker {
             let once = |(id, ghost): &(NodeId, Watched)| id.0 == *at as u64 && on_disk(ghost);
             on_disk(watched) || self.ghosts.iter().any(once)
         };
-        let holders = self.nodes.iter().enumerate().filter(holds).count();
+        let holders = self.nodes.iter().enumerate().filter(holds);
+        let holders: Vec<NodeId> = holders.map(|(at, _)| NodeId(at as u64)).collect();
         assert!(
-            holders >= majority(self.nodes.len()),
-            "{id} commits {last}, which is on {holders} disks"
+            quorum.is_met(|id| holders.contains(&id)),
+            "{id} commits {last}, which is on the disks of {holders:?} alone: {quorum:?}"
         );
         for (at, other) in self.nodes.iter().enumerate() {
             assert!(
@@ -385,6 +389,11 @@ impl Checker {
             let committed = self.committed[entry.id.index.0 as usize - 1];
             assert_eq!(committed, own, "{} has another entry", node.raft().id());
         }
+    }
+
+    /// Whether any log has ever had a change of the members.
+    pub(super) fn members_changed(&self) -> bool {
+        self.members_changed
     }
 
     /// Up to where entries were committed.

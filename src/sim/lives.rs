@@ -60,12 +60,12 @@ impl Simulation {
         let plan = &self.plan;
         NodeConfig {
             id: NodeId(id),
-            first_members: Configuration::of_voters((0..plan.nodes).map(|id| {
+            first_members: Configuration::of_voters((0..plan.first_members).map(|id| {
                 let (peer, client) = (format!("p{id}"), format!("c{id}"));
                 (NodeId(id), u8::from(id == 0), peer, client)
             })),
-            read_lease: false,
-            disk_patience: Duration::from_secs(2),
+            read_lease: plan.read_lease,
+            disk_patience: plan.disk_patience,
             cluster_id: CLUSTER_ID,
             incarnation: self.places[id as usize].incarnation,
             election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
@@ -119,8 +119,14 @@ impl Simulation {
         place.tick_at = Time::NEVER;
         place.accepted.clear();
         place.ready.clear();
-        for other in &mut self.places {
-            other.ready.remove(&id);
+        for other in 0..self.plan.nodes {
+            let place = &mut self.places[other as usize];
+            if place.ready.remove(&id)
+                && let Some(node) = place.node_mut()
+            {
+                node.handle_disconnect(NodeId(id));
+                self.queue_flush(other);
+            }
         }
     }
 

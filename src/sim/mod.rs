@@ -13,6 +13,7 @@
 //! | `cluster.rs` | the whole of it; the queue of what happens next |
 //! | `nodes.rs` | nodes at work: flushes, disks, connections |
 //! | `faults.rs` | the kinds of faults |
+//! | `operators.rs` | who asks for other members, and another leader |
 //! | `lives.rs` | how nodes start, stop, pause and come back |
 //! | `calm.rs` | faults stop, in a majority first: it must serve, and all must agree |
 //! | `clients.rs` | clients with sessions and retries; the history of what they saw |
@@ -33,6 +34,7 @@ mod lives;
 mod mirror;
 mod network;
 mod nodes;
+mod operators;
 mod plan;
 mod promises;
 pub mod swarm;

@@ -15,6 +15,7 @@ use crate::raft::Message;
 use crate::sim::calm::PROBE;
 use crate::sim::cluster::{Event, Packet, Simulation, State};
 use crate::sim::network::draw_delay;
+use crate::sim::operators::OPERATOR;
 use crate::time::Time;
 use crate::types::NodeId;
 
@@ -120,6 +121,9 @@ impl Simulation {
     }
 
     fn answer(&mut self, id: u64, caller: Caller, answer: Answer) {
+        if caller.reactor == OPERATOR {
+            return self.hear_operator(&answer);
+        }
         if let Some(node) = self.places[id as usize].node() {
             self.checker.check_answer(node, caller, &answer);
         }

@@ -12,7 +12,14 @@ use crate::sim::faults::Fault;
 /// How often things go wrong, and how large everything is.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
+    /// Nodes that there are, members or not.
     pub(super) nodes: u64,
+    /// Of these, from 0 on, so many are the first members.
+    pub(super) first_members: u64,
+    /// Whether leaders read by a lease.
+    pub(super) read_lease: bool,
+    /// How long a disk may make no progress until that costs the leadership.
+    pub(super) disk_patience: Duration,
     pub(super) clients: u64,
     pub(super) keys: u64,
     /// Whether clients compare and set, batch and scan, beside what the original knows.
@@ -67,6 +74,9 @@ impl Plan {
         let large = pick(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]) == 1;
         let mut plan = Plan {
             nodes: pick(&[1, 2, 3, 3, 3, 5, 5, 7]),
+            first_members: 0,
+            read_lease: false,
+            disk_patience: Duration::ZERO,
             clients: pick(&[1, 3, 6, 10]),
             keys: pick(&[1, 3, 8]),
             // Not drawn, so that seeds without them show the runs that they showed before.
@@ -92,6 +102,9 @@ impl Plan {
                 ..SessionLimits::default()
             },
         };
+        plan.first_members = plan.nodes - pick(&[0, 0, 1, 2]).min(plan.nodes - 1);
+        plan.read_lease = pick(&[0, 0, 1]) == 1;
+        plan.disk_patience = Duration::from_millis(pick(&[600, 2_000]));
         // Within these bounds any figure is as likely as another.
         plan.loss = rng.random_range(0..=plan.loss);
         plan.repeat = rng.random_range(0..=plan.repeat);

@@ -253,6 +253,7 @@ fn updates(round: u64) -> Vec<Request> {
 
 fn gets(round: u64) -> Vec<Request> {
     let get = |n| Request::Get {
+        anywhere: false,
         key: key(round * BATCH + n),
     };
     (0..BATCH).map(get).collect()

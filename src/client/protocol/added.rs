@@ -51,15 +51,17 @@ fn refused(error: &DecodeError) -> ClientError {
 }
 
 /// Appends a frame with an operation that [`Request`](crate::client::request::Request) does
-/// not know.
+/// not know, or a read that a follower may answer.
 pub(super) fn encode(
     out: &mut Buffer,
     sequence_id: u64,
     operation: &Operation,
     identity: &Identity,
+    follower_read: bool,
 ) {
     let mut request = KvOperationRequest {
         r#type: operation.kind().into(),
+        follower_read,
         ..Default::default()
     };
     match identity {
@@ -82,6 +84,7 @@ pub(super) fn encode(
             request.value = new.clone().unwrap_or_default();
             request.comparison = Some(comparison(expected.as_ref(), new.as_ref()));
         }
+        Operation::Get { key } => request.key = key.clone(),
         Operation::Batch(operations) => {
             request.operations = operations.iter().map(in_batch).collect();
         }

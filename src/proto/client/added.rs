@@ -29,7 +29,8 @@ pub(super) fn understand(
 ) -> Result<Request, ClientError> {
     if operation == OperationType::Scan {
         let scan = whole.and_then(|whole| whole.scan.as_ref());
-        return understand_scan(request.key, scan);
+        let anywhere = whole.is_some_and(|whole| whole.follower_read);
+        return understand_scan(request.key, scan, anywhere);
     }
     let identity = identity(request.session, request.uuid, sequence)?;
     if operation == OperationType::Batch {
@@ -87,7 +88,11 @@ fn understand_in_batch(operation: &pb::BatchOperation) -> Result<WriteOp<&[u8]>,
     })
 }
 
-fn understand_scan(from: &[u8], scan: Option<&pb::Scan>) -> Result<Request, ClientError> {
+fn understand_scan(
+    from: &[u8],
+    scan: Option<&pb::Scan>,
+    anywhere: bool,
+) -> Result<Request, ClientError> {
     let none = pb::Scan::default();
     let scan = scan.unwrap_or(&none);
     let (prefix, until) = (&scan.prefix[..], &scan.until[..]);
@@ -108,6 +113,7 @@ fn understand_scan(from: &[u8], scan: Option<&pb::Scan>) -> Result<Request, Clie
         until: end.map(Into::into),
         entries_max: bounded(scan.entries_max, limits::SCAN_ENTRIES_MAX),
         bytes_max: bounded(scan.bytes_max, limits::SCAN_BYTES_MAX),
+        anywhere,
     })))
 }
 
@@ -360,7 +366,7 @@ mod tests {
                 prefix: prefix.into(),
                 ..Default::default()
             };
-            let Ok(Request::Scan(scan)) = understand_scan(&from, Some(&scan)) else {
+            let Ok(Request::Scan(scan)) = understand_scan(&from, Some(&scan), false) else {
                 panic!("a scan");
             };
             let covered = key >= scan.from && scan.until.is_none_or(|until| key < until);

@@ -172,7 +172,8 @@ fn a_read_holds_its_key_alone() {
         let body = body_of(&get(key), 1);
         let call = decode_call(&body, &mut commands).unwrap();
         let key = Bytes::copy_from_slice(key);
-        assert_eq!(call.request, Request::Get { key });
+        let anywhere = false;
+        assert_eq!(call.request, Request::Get { key, anywhere });
     }
 }
 

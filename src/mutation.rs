@@ -111,9 +111,14 @@ mod switch {
 
     /// Runs `f` with the bug, on this thread.
     pub(crate) fn with<T>(mutation: Mutation, f: impl FnOnce() -> T) -> T {
+        struct Off;
+        impl Drop for Off {
+            fn drop(&mut self) {
+                ACTIVE.set(None);
+            }
+        }
         ACTIVE.set(Some(mutation));
-        let result = f();
-        ACTIVE.set(None);
-        result
+        let _off = Off;
+        f()
     }
 }

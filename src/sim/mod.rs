@@ -19,6 +19,7 @@
 //! | `clients.rs` | clients with sessions and retries; the history of what they saw |
 //! | `invariants.rs` | what must hold after each step, with `promises.rs` and `mirror.rs` |
 //! | [`linearizability`] | judges a history, of simulated or of real clusters |
+//! | `mutations.rs` | known bugs that must be found |
 //! | [`swarm`] | many runs on all cores |
 //!
 //! Imports the layers below L5, and never `server`.
@@ -32,6 +33,8 @@ mod invariants;
 pub mod linearizability;
 mod lives;
 mod mirror;
+#[cfg(test)]
+mod mutations;
 mod network;
 mod nodes;
 mod operators;

@@ -188,6 +188,16 @@ impl Raft {
                 }
             }
         }
+        // Who decides from the moment the entry is there has to be there too: a change that
+        // can't be committed can't be taken back either.
+        let (_, patience) = self.config.election_timeout;
+        let heard = |id: NodeId| {
+            let progress = leader.followers.get(&id);
+            id == self.config.id || progress.is_some_and(|p| p.heard + patience >= now)
+        };
+        if !next.quorum().is_met(heard) {
+            return Err(ChangeError::NotReached);
+        }
         if leader.uncommitted_bytes > limits::UNCOMMITTED_BYTES_MAX {
             return Err(ChangeError::Busy);
         }

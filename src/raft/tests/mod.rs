@@ -8,7 +8,10 @@ mod script;
 mod show;
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+
+use crate::mutation::{Mutation, with};
 
 /// The interaction scripts of etcd's Raft that apply here.
 const ETCD: [&str; 29] = [
@@ -80,6 +83,27 @@ const ORIGINAL: [&str; 12] = [
     "D1", "D2", "D3", "D5", "D6", "D8", "D9", "D10", "D11", "D12", "D15", "D17",
 ];
 
+/// The known bugs that can be switched on in the core.
+const BUGS: [Mutation; 17] = [
+    Mutation::VoteNotPersisted,
+    Mutation::SecondVote,
+    Mutation::VoteForShorterLog,
+    Mutation::ReplyClaimsLogEnd,
+    Mutation::OldTermByCounting,
+    Mutation::VolatileLeaderIndex,
+    Mutation::NoNoop,
+    Mutation::ReadWithoutQuorum,
+    Mutation::ReusedReadContext,
+    Mutation::ReusedFollowerContext,
+    Mutation::LeaseAfterTransfer,
+    Mutation::LeaseNotHonoured,
+    Mutation::JointAsSimple,
+    Mutation::LearnerCounts,
+    Mutation::MatchingTailDropped,
+    Mutation::StaleTailKept,
+    Mutation::ForgetfulVoter,
+];
+
 fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/raft/tests/scripts")
 }
@@ -112,4 +136,23 @@ fn every_scenario_of_the_lists_is_told_by_a_script_and_no_script_names_another()
     let unknown: Vec<&String> = told.difference(&listed).collect();
     assert!(unknown.is_empty(), "in no list: {unknown:?}");
     assert!(count >= 90, "{count} scripts");
+}
+
+#[test]
+fn each_known_bug_of_the_core_changes_what_a_script_brings_about() {
+    let files = std::fs::read_dir(scripts()).expect("the folder of the scripts");
+    let texts: Vec<String> = files
+        .map(|file| std::fs::read_to_string(file.expect("a file").path()).expect("a script"))
+        .collect();
+    for bug in BUGS {
+        // A promise that is broken panics.
+        let shows = |script: &&String| {
+            let run = AssertUnwindSafe(|| script::run(script));
+            let outcome = with(bug, || catch_unwind(run));
+            outcome.map_or(true, |effects| effects != **script)
+        };
+        let count = texts.iter().filter(shows).count();
+        println!("{bug:?}: {count}");
+        assert!(count > 0, "no script shows {bug:?}");
+    }
 }

@@ -165,6 +165,9 @@ pub enum ChangeError {
     /// It does not vote.
     #[error("{0} does not vote")]
     NotVoter(NodeId),
+    /// They would have to commit the change, and every later one.
+    #[error("a majority of the voters that there would be does not answer")]
+    NotReached,
     /// Somebody has to vote.
     #[error("the last voter has to stay")]
     NoVoters,

@@ -39,7 +39,9 @@ pub struct Config {
     /// entries it confirmed. It neither votes nor campaigns until
     /// [`Raft::allow_voting`].
     pub lost_directory: bool,
-    /// Whether a leader answers reads on the strength of a lease.
+    /// Whether a leader answers reads on the strength of a lease. The same on all nodes:
+    /// one that knows nothing of leases forgets with a restart that it gave a promise to
+    /// one.
     pub read_lease: bool,
     /// A disk that has made no progress for so long costs a leader its leadership.
     pub disk_patience: Duration,

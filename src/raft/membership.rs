@@ -8,7 +8,9 @@ use log::info;
 use crate::limits;
 use crate::raft::configuration::{Change, ChangeError, Configuration};
 use crate::raft::core::{Raft, Role, Transition};
+use crate::raft::entries::Entries;
 use crate::raft::log::Log;
+use crate::raft::message::Body;
 use crate::raft::progress::{Progress, State};
 use crate::raft::quorum::Quorum;
 use crate::time::Time;
@@ -186,6 +188,16 @@ impl Raft {
                 }
             }
         }
+        // Who decides from the moment the entry is there has to be there too: a change that
+        // can't be committed can't be taken back either.
+        let (_, patience) = self.config.election_timeout;
+        let heard = |id: NodeId| {
+            let progress = leader.followers.get(&id);
+            id == self.config.id || progress.is_some_and(|p| p.heard + patience >= now)
+        };
+        if !next.quorum().is_met(heard) {
+            return Err(ChangeError::NotReached);
+        }
         if leader.uncommitted_bytes > limits::UNCOMMITTED_BYTES_MAX {
             return Err(ChangeError::Busy);
         }
@@ -252,8 +264,7 @@ impl Raft {
         if leader.followers.len()
             > configuration.len() - usize::from(configuration.contains(self.config.id))
         {
-            leader.followers.retain(|id, _| configuration.contains(*id));
-            leader.list_followers();
+            self.let_go_of_removed();
         }
         self.membership.unsettled = false;
         if !self.membership.quorum().contains(self.config.id) {
@@ -262,6 +273,41 @@ impl Raft {
                 self.send_timeout_now(to);
             }
             self.transition(now, Transition::Follower(self.hard_state.term, None));
+        }
+    }
+
+    /// Serves those no more that are no members any more. Each is told, once, that this is
+    /// committed: whoever has the entry and does not know that goes on campaigning. If
+    /// this gets lost, voters that hear a leader do not listen to it (thesis §4.2.3).
+    fn let_go_of_removed(&mut self) {
+        let (commit, index) = (self.commit_index, self.membership.index());
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let configuration = self.membership.current();
+        let mut removed = Vec::new();
+        leader.followers.retain(|id, progress| {
+            let stays = configuration.contains(*id);
+            if !stays && progress.next_index > index {
+                removed.push(*id);
+            }
+            stays
+        });
+        leader.list_followers();
+        let Some(term) = self.log.term_at(index) else {
+            return;
+        };
+        for id in removed {
+            let prev = EntryId { term, index };
+            let entries = Entries::default();
+            self.send(
+                id,
+                Body::Append {
+                    prev,
+                    entries,
+                    commit,
+                },
+            );
         }
     }
 }

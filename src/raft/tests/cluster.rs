@@ -4,10 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
 use super::show;
 use crate::raft::{
-    Config, Configuration, Log, Message, Raft, ReadId, ReadOutcome, Ready, RoleName, SnapshotChunk,
-    SnapshotMeta, Write, check_log,
+    Body, Config, Configuration, Log, Message, Raft, ReadId, ReadOutcome, Ready, RoleName,
+    SnapshotChunk, SnapshotMeta, Write, check_log,
 };
 use crate::time::Time;
 use crate::types::{Entry, EntryId, HardState, Index, NodeId, Term};
@@ -128,6 +131,9 @@ pub(super) struct Cluster {
     /// Each committed entry with the term in which it was first seen so.
     pub(super) committed: BTreeMap<Index, (Entry, Term)>,
     leaders: BTreeMap<Term, NodeId>,
+    /// What was sent since it was last counted, by kind; entries are counted as such.
+    pub(super) sent: BTreeMap<&'static str, u64>,
+    rng: StdRng,
     /// What was committed when each read was asked for.
     asked: BTreeMap<ReadId, Index>,
 }
@@ -163,6 +169,8 @@ impl Cluster {
             out: Vec::new(),
             committed: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            rng: StdRng::seed_from_u64(start.seed),
             asked: BTreeMap::new(),
         };
         for id in (ids.start..ids.end + start.spare).map(NodeId) {
@@ -254,12 +262,28 @@ impl Cluster {
 
     /// Asks for a read, of a leader or of anyone.
     pub(super) fn read(&mut self, id: NodeId, read: ReadId, anywhere: bool) {
+        self.read_all(id, &[read], anywhere);
+    }
+
+    /// Asks for reads that come in together.
+    pub(super) fn read_all(&mut self, id: NodeId, reads: &[ReadId], anywhere: bool) {
         let committed = self.committed.keys().next_back().copied();
-        self.asked.insert(read, committed.unwrap_or_default());
-        self.act(id, |raft, _| match anywhere {
-            true => raft.read_anywhere(read),
-            false => raft.read(read),
+        let committed = committed.unwrap_or_default();
+        self.asked
+            .extend(reads.iter().map(|read| (*read, committed)));
+        self.act(id, |raft, _| {
+            reads.iter().for_each(|read| match anywhere {
+                true => raft.read_anywhere(*read),
+                false => raft.read(*read),
+            });
         });
+    }
+
+    /// Who leads the latest term that has a leader.
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        let up = self.nodes.values().filter_map(|n| n.raft.as_ref());
+        let leaders = up.filter(|raft| raft.is_leader());
+        leaders.max_by_key(|raft| raft.term()).map(Raft::id)
     }
 
     pub(super) fn tick(&mut self, id: NodeId) {
@@ -300,11 +324,36 @@ impl Cluster {
         panic!("messages without end: {:#?}", &self.out[last..]);
     }
 
-    /// Lets time pass on a perfect network.
-    pub(super) fn run(&mut self, time: Duration) {
+    /// Delivers until nothing is on its way, in any order, but for what is lost: so many
+    /// messages in a hundred. As many arrive twice.
+    fn settle_lossy(&mut self, loss: u64) {
+        for _ in 0..20_000 {
+            if self.pool.is_empty() {
+                return;
+            }
+            let at = self.rng.random_range(0..self.pool.len());
+            let message = self.pool.swap_remove(at);
+            if self.rng.random_range(0..100) < loss {
+                continue;
+            }
+            if self.rng.random_range(0..100) < loss {
+                self.deliver(message.clone());
+            }
+            self.deliver(message);
+        }
+        panic!("messages without end: {}", self.pool.len());
+    }
+
+    /// Lets time pass on a network that takes none, and loses so many messages in a
+    /// hundred; with 0 it is perfect.
+    pub(super) fn run(&mut self, time: Duration, loss: u64) {
         let end = self.now + time;
         loop {
-            self.settle();
+            if loss == 0 {
+                self.settle();
+            } else {
+                self.settle_lossy(loss);
+            }
             let up = self.nodes.values().filter_map(|n| n.raft.as_ref());
             let next = up.map(|raft| (raft.next_deadline(), raft.id())).min();
             match next {
@@ -459,6 +508,10 @@ impl Cluster {
 
     fn send(&mut self, message: Message) {
         let cut = self.cut.contains(&(message.from, message.to));
+        *self.sent.entry(show::kind(&message.body)).or_default() += 1;
+        if let Body::Append { entries, .. } = &message.body {
+            *self.sent.entry("entries").or_default() += entries.len() as u64;
+        }
         let mark = if cut { " (cut off)" } else { "" };
         self.out.push(format!("{}{mark}", show::message(&message)));
         if !cut {

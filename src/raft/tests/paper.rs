@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::raft::{
-    Accepted, Body, Config, Configuration, Log, Message, Raft, ReadId, ReadOutcome, RoleName,
+    Accepted, Body, Change, ChangeError, Config, Configuration, Log, Message, Raft, ReadId,
+    ReadOutcome, Rejected, RoleName,
 };
 use crate::time::Time;
 use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
@@ -66,28 +67,65 @@ fn append(prev: EntryId, ids: &[EntryId]) -> Body {
     }
 }
 
+/// A candidate of the term after `state`'s, whose own vote is on its disk.
+fn candidate(nodes: u64, state: HardState, log: &[EntryId]) -> Raft {
+    let mut raft = node(nodes, state, log, 1);
+    raft.tick(raft.next_deadline());
+    for peer in 2..=nodes {
+        let reply = Body::PreVoteReply { granted: true };
+        raft.step(NOW, from(peer, state.term.0 + 1, reply));
+    }
+    drop(raft.take_ready(NOW));
+    raft.persisted(NOW, Some(raft.hard_state()), Index::ZERO);
+    raft
+}
+
+/// A leader of the term after `state`'s, whose first entry is on its disk.
+fn elected(nodes: u64, state: HardState, log: &[EntryId]) -> Raft {
+    let mut raft = candidate(nodes, state, log);
+    for peer in 2..=nodes {
+        let reply = Body::VoteReply { granted: true };
+        raft.step(NOW, from(peer, state.term.0 + 1, reply));
+    }
+    write_all(&mut raft);
+    raft
+}
+
+/// All that was appended reaches the disk; returns what went out.
+fn write_all(raft: &mut Raft) -> Vec<Message> {
+    let mut out = raft.take_ready(NOW).messages;
+    raft.unwritten();
+    raft.persisted(NOW, None, raft.log().last().index);
+    out.append(&mut raft.take_ready(NOW).messages);
+    out
+}
+
+fn acknowledge(raft: &mut Raft, peer: u64, index: u64) {
+    let accepted = Accepted {
+        match_index: Index(index),
+    };
+    let term = raft.term().0;
+    raft.step(NOW, from(peer, term, Body::AppendReply(Ok(accepted))));
+}
+
+fn heartbeat(round: u64) -> Body {
+    Body::Heartbeat {
+        lease: false,
+        last: Index(9),
+        commit: Index::ZERO,
+        round,
+    }
+}
+
+fn command(name: &'static str) -> Payload {
+    Payload::Command(Bytes::from_static(name.as_bytes()))
+}
+
 /// A leader of term 2 whose first entry, at index 1, is committed.
 fn leader(nodes: u64) -> Raft {
-    let mut raft = node(nodes, in_term(1), &[], 1);
-    raft.tick(raft.next_deadline());
-    for granted in [true, true] {
-        for peer in 2..=nodes {
-            raft.step(NOW, from(peer, 2, Body::PreVoteReply { granted }));
-            raft.step(NOW, from(peer, 2, Body::VoteReply { granted }));
-        }
-    }
-    let state = raft.hard_state();
+    let mut raft = elected(nodes, in_term(1), &[]);
+    (2..=nodes).for_each(|peer| acknowledge(&mut raft, peer, 1));
     drop(raft.take_ready(NOW));
-    raft.persisted(NOW, Some(state), Index::ZERO);
-    drop(raft.take_ready(NOW));
-    raft.unwritten();
-    raft.persisted(NOW, None, Index(1));
-    for peer in 2..=nodes {
-        let body = Body::AppendReply(Ok(Accepted {
-            match_index: Index(1),
-        }));
-        raft.step(NOW, from(peer, 2, body));
-    }
     assert_eq!(
         (raft.role(), raft.commit_index()),
         (RoleName::Leader, Index(1))
@@ -316,4 +354,549 @@ fn a_single_node_answers_reads_at_once() {
     raft.read(ReadId(7));
     let reads = raft.take_ready(NOW).reads;
     assert_eq!(reads, [ReadOutcome::Ready(ReadId(7), Index(1))]);
+}
+
+/// §5.1: "if one server's current term is smaller than the other's, then it updates its
+/// current term"; a candidate or leader "reverts to follower state".
+#[test]
+fn a_newer_term_in_any_message_makes_a_follower_of_any_role() {
+    let begin: [fn() -> Raft; 4] = [
+        || node(3, in_term(1), &[], 1),
+        || {
+            let mut raft = node(3, in_term(1), &[], 1);
+            raft.tick(raft.next_deadline());
+            raft
+        },
+        || candidate(3, in_term(1), &[]),
+        || leader(3),
+    ];
+    let rejected = Rejected {
+        rejected: Index(1),
+        hint: EntryId::ZERO,
+    };
+    for begin in begin {
+        for (body, leads) in [
+            (append(EntryId::ZERO, &[EntryId::new(1, 1)]), true),
+            (heartbeat(1), true),
+            (Body::AppendReply(Err(rejected)), false),
+            (
+                Body::HeartbeatReply {
+                    round: 1,
+                    disk: Duration::ZERO,
+                },
+                false,
+            ),
+            (Body::VoteReply { granted: false }, false),
+            (Body::PreVoteReply { granted: false }, false),
+        ] {
+            let mut raft = begin();
+            let last = raft.log().last();
+            if raft.is_leader() && matches!(body, Body::Append { .. }) {
+                continue; // It would contradict what that leader has committed.
+            }
+            raft.step(NOW, from(2, 9, body.clone()));
+            assert_eq!((raft.term(), raft.role()), (Term(9), RoleName::Follower));
+            assert_eq!(raft.hard_state().voted_for, None, "a new term, a new vote");
+            assert_eq!(raft.leader(), leads.then_some(NodeId(2)), "{body:?}");
+            assert!(raft.log().last() >= last, "a term alone drops nothing");
+        }
+    }
+}
+
+/// §5.2: "when servers start up, they begin as followers".
+#[test]
+fn a_node_starts_as_a_follower_whatever_it_was_before() {
+    for voted_for in [None, Some(ME), Some(NodeId(2))] {
+        let term = Term(3);
+        let mut raft = node(3, HardState { term, voted_for }, &[], 1);
+        assert_eq!((raft.role(), raft.leader()), (RoleName::Follower, None));
+        assert_eq!(raft.take_ready(NOW).messages, []);
+        assert!(raft.next_deadline() > NOW, "it waits for a leader first");
+    }
+}
+
+/// §5.2: "leaders send periodic heartbeats [...] to all followers".
+#[test]
+fn a_leader_sends_each_follower_a_heartbeat_in_each_interval() {
+    let mut raft = leader(5);
+    for _ in 0..5 {
+        let due = raft.next_deadline();
+        assert!(due.since(NOW) <= Duration::from_millis(50) * 5);
+        raft.tick(due);
+        let sent = raft.take_ready(due).messages.into_iter();
+        let beats = sent.filter(|m| matches!(m.body, Body::Heartbeat { .. }));
+        let to: Vec<u64> = beats.map(|m| m.to.0).collect();
+        assert_eq!(to, [2, 3, 4, 5]);
+        assert_eq!(raft.next_deadline(), due + Duration::from_millis(50));
+        for peer in 2..=5 {
+            let reply = Body::HeartbeatReply {
+                round: 1,
+                disk: Duration::ZERO,
+            };
+            raft.step(due, from(peer, 2, reply));
+        }
+    }
+}
+
+/// §5.2: "a follower increments its current term and transitions to candidate state. It
+/// then votes for itself and issues RequestVote RPCs"; when that brings nothing, again.
+#[test]
+fn each_election_begins_the_next_term_with_the_own_vote_and_asks_everyone() {
+    let mut raft = node(3, in_term(1), &[], 1);
+    for term in 2..=4 {
+        let now = raft.next_deadline();
+        raft.tick(now);
+        assert_eq!(raft.term(), Term(term - 1), "asking around changes nothing");
+        drop(raft.take_ready(now));
+        raft.step(now, from(2, term, Body::PreVoteReply { granted: true }));
+        let state = HardState {
+            term: Term(term),
+            voted_for: Some(ME),
+        };
+        assert_eq!(raft.hard_state(), state);
+        assert_eq!(raft.role(), RoleName::Candidate);
+        let ready = raft.take_ready(now);
+        assert_eq!(ready.write.hard_state, Some(state));
+        let sent = ready.messages.iter().map(|m| (m.to.0, m.term.0));
+        assert_eq!(sent.collect::<Vec<_>>(), [(2, term), (3, term)]);
+        let asks = |m: &Message| matches!(m.body, Body::Vote { .. });
+        assert!(ready.messages.iter().all(asks));
+    }
+}
+
+/// §5.2: a majority elects; the own vote counts when it is on the disk.
+#[test]
+fn an_election_is_won_with_a_majority_lost_without_one_and_open_in_between() {
+    for nodes in [1, 2, 3, 4, 5, 7] {
+        for yes in 0..nodes {
+            for no in 0..nodes - yes {
+                let mut raft = candidate(nodes, in_term(1), &[]);
+                for peer in 2..=nodes {
+                    if peer - 2 < yes + no {
+                        let granted = peer - 2 < yes;
+                        raft.step(NOW, from(peer, 2, Body::VoteReply { granted }));
+                    }
+                }
+                let majority = nodes / 2 + 1;
+                let expected = if yes + 1 >= majority {
+                    RoleName::Leader
+                } else if nodes - no < majority {
+                    RoleName::Follower
+                } else {
+                    RoleName::Candidate
+                };
+                assert_eq!(raft.role(), expected, "{nodes} nodes, {yes} yes, {no} no");
+            }
+        }
+    }
+}
+
+/// §5.2: a candidate that hears of a leader "with a term at least as large" follows it.
+#[test]
+fn a_candidate_gives_way_to_a_leader_of_its_term_and_not_to_an_older_one() {
+    for (term, follows) in [(1, false), (2, true), (3, true)] {
+        let mut raft = candidate(3, in_term(1), &[]);
+        raft.step(NOW, from(2, term, append(EntryId::ZERO, &[])));
+        assert_eq!(raft.leader(), follows.then_some(NodeId(2)), "term {term}");
+        assert_eq!(raft.role() == RoleName::Follower, follows);
+    }
+}
+
+/// §5.3: the leader "appends the command to its log as a new entry, then issues
+/// AppendEntries RPCs in parallel".
+#[test]
+fn a_command_is_appended_and_sent_to_all_behind_the_entry_before_it() {
+    let mut raft = leader(3);
+    let id = raft.propose(command("x")).expect("it leads");
+    assert_eq!((id, raft.commit_index()), (EntryId::new(2, 2), Index(1)));
+    let ready = raft.take_ready(NOW);
+    assert_eq!(raft.unwritten().len(), 1, "it is to be written");
+    let to: Vec<u64> = ready.messages.iter().map(|m| m.to.0).collect();
+    assert_eq!(to, [2, 3]);
+    for message in ready.messages {
+        let Body::Append {
+            prev,
+            entries,
+            commit,
+        } = message.body
+        else {
+            panic!("not what was expected: {message:?}");
+        };
+        assert_eq!((prev, commit), (EntryId::new(2, 1), Index(1)));
+        assert_eq!(entries.into_vec()[0].id, id);
+    }
+}
+
+/// §5.3: "a log entry is committed once the leader [...] has replicated it on a majority".
+#[test]
+fn an_entry_is_committed_exactly_when_a_majority_has_it_on_disk() {
+    for nodes in 1..=7 {
+        for others in 0..nodes {
+            for own in [false, true] {
+                let mut raft = leader(nodes);
+                raft.propose(command("x")).expect("it leads");
+                if own {
+                    write_all(&mut raft);
+                }
+                for peer in 2..2 + others {
+                    acknowledge(&mut raft, peer, 2);
+                    acknowledge(&mut raft, peer, 2); // Twice is once.
+                }
+                let committed = others + u64::from(own) > nodes / 2;
+                let index = Index(1 + u64::from(committed));
+                assert_eq!(raft.commit_index(), index, "{others} and {own} of {nodes}");
+            }
+        }
+    }
+}
+
+/// §5.3, §5.4.2: an entry of the leader's term commits "all preceding entries in the
+/// leader's log, including entries created by previous leaders"; by counting alone these
+/// are never committed.
+#[test]
+fn entries_of_earlier_terms_are_committed_only_with_one_of_the_own_term() {
+    for terms in [&[][..], &[2], &[1, 2], &[1, 1, 2, 3]] {
+        let ids = terms.iter().zip(1..);
+        let log: Vec<EntryId> = ids.map(|(term, i)| EntryId::new(*term, i)).collect();
+        let mut raft = elected(3, in_term(3), &log);
+        for index in 1..=log.len() as u64 {
+            acknowledge(&mut raft, 2, index);
+            assert_eq!(raft.commit_index(), Index::ZERO, "{terms:?}");
+        }
+        let first = log.len() as u64 + 1;
+        acknowledge(&mut raft, 2, first);
+        assert_eq!(raft.commit_index(), Index(first), "{terms:?}");
+    }
+}
+
+/// §5.3: a follower learns what is committed, and takes it as far as its log is known to
+/// match: `min(leaderCommit, index of last new entry)`.
+#[test]
+fn a_follower_commits_no_more_than_the_request_proved_equal() {
+    for entries in 0..=3u64 {
+        for commit in 0..=5 {
+            let tail: Vec<EntryId> = (1..=4).map(|i| EntryId::new(1, i)).collect();
+            let mut raft = node(3, in_term(1), &tail, 1);
+            let ids: Vec<EntryId> = tail[1..=entries as usize].to_vec();
+            let Body::Append { prev, entries, .. } = append(tail[0], &ids) else {
+                unreachable!("made as one")
+            };
+            let body = Body::Append {
+                prev,
+                entries,
+                commit: Index(commit),
+            };
+            raft.step(NOW, from(2, 1, body));
+            let proved = 1 + ids.len() as u64;
+            assert_eq!(raft.commit_index(), Index(commit.min(proved)));
+        }
+    }
+}
+
+/// §5.3: "if the follower does not find an entry in its log with the same index and term,
+/// then it refuses the new entries".
+#[test]
+fn entries_are_taken_exactly_where_the_one_before_them_is_the_same() {
+    let log = [EntryId::new(1, 1), EntryId::new(2, 2)];
+    for index in 0..=4 {
+        for term in u64::from(index > 0)..=3 {
+            let mut raft = node(3, in_term(3), &log, 1);
+            let prev = EntryId::new(term, index);
+            raft.step(NOW, from(2, 3, append(prev, &[])));
+            let known = prev == EntryId::ZERO || log.contains(&prev);
+            let ready = raft.take_ready(NOW);
+            let taken = ready.promises.first().map(|m| m.body.clone());
+            let match_index = Index(index);
+            let accepted = Body::AppendReply(Ok(Accepted { match_index }));
+            assert_eq!(taken, known.then_some(accepted), "{prev}");
+            let refused = ready
+                .messages
+                .iter()
+                .any(|m| matches!(m.body, Body::AppendReply(Err(r)) if r.rejected == match_index));
+            assert_ne!(known, refused, "{prev}");
+        }
+    }
+}
+
+/// §5.3: "if an existing entry conflicts with a new one [...], delete the existing entry
+/// and all that follow it. Append any new entries not already in the log".
+#[test]
+fn only_a_conflict_drops_entries_and_only_what_is_new_is_written() {
+    let id = EntryId::new;
+    let log = [id(1, 1), id(2, 2)];
+    for (prev, new, expected, written) in [
+        (
+            id(2, 2),
+            vec![id(3, 3)],
+            vec![id(1, 1), id(2, 2), id(3, 3)],
+            1,
+        ),
+        (
+            id(1, 1),
+            vec![id(3, 2), id(4, 3)],
+            vec![id(1, 1), id(3, 2), id(4, 3)],
+            2,
+        ),
+        (id(0, 0), vec![id(1, 1)], vec![id(1, 1), id(2, 2)], 0),
+        (id(0, 0), vec![id(3, 1)], vec![id(3, 1)], 1),
+        (id(1, 1), vec![], vec![id(1, 1), id(2, 2)], 0),
+    ] {
+        let mut raft = node(3, in_term(4), &log, 1);
+        raft.step(NOW, from(2, 4, append(prev, &new)));
+        let all = raft.log().slice(Index(1), raft.log().last().index);
+        let ids: Vec<EntryId> = all.iter().map(|entry| entry.id).collect();
+        assert_eq!(ids, expected, "{new:?} behind {prev}");
+        drop(raft.take_ready(NOW));
+        assert_eq!(raft.unwritten().len(), written, "{new:?} behind {prev}");
+    }
+}
+
+/// §5.5: "Raft RPCs are idempotent".
+#[test]
+fn a_request_that_comes_again_is_answered_as_the_first_time() {
+    let (first, second) = (EntryId::new(2, 1), EntryId::new(2, 2));
+    let vote = Body::Vote {
+        last: first,
+        transfer: false,
+    };
+    for body in [append(EntryId::ZERO, &[first, second]), vote] {
+        let mut raft = node(3, in_term(1), &[], 1);
+        let answers: Vec<Vec<Message>> = (0..3)
+            .map(|_| {
+                raft.step(NOW, from(2, 2, body.clone()));
+                raft.take_ready(NOW).promises
+            })
+            .collect();
+        assert_eq!(answers[0].len(), 1);
+        assert!(answers.iter().all(|again| *again == answers[0]));
+        assert!(raft.log().last().index <= second.index, "nothing twice");
+    }
+}
+
+/// §5.6: `broadcastTime << electionTimeout`, or there is no steady leader.
+#[test]
+fn a_follower_that_hears_its_leader_in_time_never_campaigns() {
+    for seed in 0..20 {
+        let mut raft = node(3, in_term(2), &[], seed);
+        let mut now = NOW;
+        for round in 1..200 {
+            raft.step(now, from(2, 2, heartbeat(round)));
+            assert!(raft.next_deadline() >= now + Duration::from_millis(150));
+            // Two heartbeats in a row may get lost.
+            now += Duration::from_millis(149);
+            raft.tick(now);
+            assert_eq!((raft.role(), raft.term()), (RoleName::Follower, Term(2)));
+        }
+    }
+}
+
+fn add(id: u64) -> Change {
+    Change::AddLearner {
+        id: NodeId(id),
+        peer: format!("p{id}"),
+        client: format!("c{id}"),
+    }
+}
+
+/// §6: "agreement (for elections and entry commitment) requires separate majorities from
+/// both the old and new configurations"; over all sets of nodes that may have the entry.
+#[test]
+fn a_joint_entry_is_committed_by_majorities_of_both_halves_and_nothing_less() {
+    for set in 0..16u32 {
+        let mut raft = leader(3);
+        raft.propose_change(NOW, &[add(4), add(5)])
+            .expect("two learners");
+        write_all(&mut raft);
+        (2..=5).for_each(|peer| acknowledge(&mut raft, peer, 2));
+        let [out, r#in] = [[2, 3], [4, 5]].map(|ids| ids.map(NodeId));
+        let changes = [
+            Change::Remove(out[0]),
+            Change::Remove(out[1]),
+            Change::Promote(r#in[0]),
+            Change::Promote(r#in[1]),
+        ];
+        raft.propose_change(NOW, &changes)
+            .expect("they have caught up");
+        assert!(raft.configuration().is_joint());
+        write_all(&mut raft);
+        let has = |id: u64| id == 1 || set >> (id - 2) & 1 == 1;
+        for peer in (2..=5).filter(|id| has(*id)) {
+            acknowledge(&mut raft, peer, 3);
+        }
+        let count = |half: [u64; 3]| half.into_iter().filter(|id| has(*id)).count();
+        let both = count([1, 2, 3]) >= 2 && count([1, 4, 5]) >= 2;
+        assert_eq!(raft.commit_index() >= Index(3), both, "{set:04b}");
+        assert_eq!(
+            raft.configuration().is_joint(),
+            !both,
+            "it goes on by itself"
+        );
+    }
+}
+
+/// §8: "each leader [commits] a blank no-op entry into the log at the start of its term",
+/// and before that it does not know what is committed.
+#[test]
+fn a_leader_begins_with_an_empty_entry_and_answers_no_read_before_it_is_committed() {
+    let old = [EntryId::new(1, 1)];
+    let mut raft = elected(3, in_term(1), &old);
+    let last = raft.log().last();
+    assert_eq!(last, EntryId::new(2, 2));
+    assert_eq!(
+        raft.log().slice(Index(2), Index(2))[0].payload,
+        Payload::Noop
+    );
+    let answer = |round| Body::HeartbeatReply {
+        round,
+        disk: Duration::ZERO,
+    };
+    raft.read(ReadId(1));
+    raft.step(NOW, from(2, 2, answer(1)));
+    assert_eq!(raft.take_ready(NOW).reads, []);
+    acknowledge(&mut raft, 2, 2);
+    assert_eq!(
+        raft.take_ready(NOW).reads,
+        [],
+        "it needs a round of its own"
+    );
+    raft.step(NOW, from(2, 2, answer(2)));
+    let reads = raft.take_ready(NOW).reads;
+    assert_eq!(reads, [ReadOutcome::Ready(ReadId(1), Index(2))]);
+}
+
+/// Thesis §3.10: the successor has all, and nothing is under way any more.
+#[test]
+fn a_successor_is_told_once_and_only_when_all_is_committed_and_on_its_disk() {
+    let mut raft = leader(3);
+    raft.propose(command("x")).expect("it leads");
+    raft.transfer_leadership(NOW, NodeId(2))
+        .expect("it is there");
+    let told = |sent: Vec<Message>| sent.iter().filter(|m| m.body == Body::TimeoutNow).count();
+    acknowledge(&mut raft, 2, 2);
+    assert_eq!(told(raft.take_ready(NOW).messages), 0, "not committed");
+    assert_eq!(told(write_all(&mut raft)), 1);
+    acknowledge(&mut raft, 3, 2);
+    assert_eq!(told(raft.take_ready(NOW).messages), 0, "told already");
+}
+
+/// Thesis §4.2.1: a new server catches up before it votes.
+#[test]
+fn a_learner_is_promoted_with_as_many_entries_to_go_as_the_bound_says_and_no_more() {
+    for (behind, promoted) in [(0, true), (1_024, true), (1_025, false)] {
+        let mut raft = leader(3);
+        raft.propose_change(NOW, &[add(4)]).expect("a learner");
+        for _ in 0..behind {
+            raft.propose(command("x")).expect("it leads");
+        }
+        write_all(&mut raft);
+        acknowledge(&mut raft, 2, 2 + behind);
+        acknowledge(&mut raft, 4, 2);
+        let id = NodeId(4);
+        let outcome = raft.propose_change(NOW, &[Change::Promote(id)]);
+        assert_eq!(outcome.is_ok(), promoted, "{behind} behind");
+        if !promoted {
+            assert_eq!(outcome, Err(ChangeError::NotCaughtUp { id, behind }));
+        }
+    }
+}
+
+/// Thesis §4.2.2: a leader that removes itself "does not count itself in majorities", and
+/// stands down when that is committed.
+#[test]
+fn a_leader_that_is_no_voter_any_more_does_not_count_itself_and_stands_down() {
+    let mut raft = leader(3);
+    raft.propose_change(NOW, &[Change::Remove(ME)])
+        .expect("it leads");
+    write_all(&mut raft);
+    acknowledge(&mut raft, 2, 2);
+    assert_eq!(
+        raft.commit_index(),
+        Index(1),
+        "one of two others, and itself"
+    );
+    assert!(raft.is_leader());
+    acknowledge(&mut raft, 3, 2);
+    assert_eq!(raft.commit_index(), Index(2));
+    assert_eq!(raft.role(), RoleName::Follower);
+    let sent = raft.take_ready(NOW).messages;
+    assert!(sent.iter().any(|m| m.body == Body::TimeoutNow));
+    assert_eq!(raft.next_deadline(), Time::NEVER, "it never campaigns");
+}
+
+/// Thesis §4.2.3: "if a server receives a RequestVote request within the minimum election
+/// timeout of hearing from a current leader, it does not update its term or grant its vote".
+#[test]
+fn a_vote_counts_again_exactly_when_the_shortest_time_out_has_passed() {
+    for (after, counts) in [(0, false), (149, false), (150, true), (299, true)] {
+        let mut raft = node(3, in_term(2), &[], 1);
+        raft.step(NOW, from(2, 2, heartbeat(1)));
+        let vote = Body::Vote {
+            last: EntryId::ZERO,
+            transfer: false,
+        };
+        let later = NOW + Duration::from_millis(after);
+        raft.step(later, from(3, 3, vote));
+        assert_eq!(raft.term() == Term(3), counts, "after {after} ms");
+        assert_eq!(raft.hard_state().voted_for.is_some(), counts);
+    }
+}
+
+/// Thesis §6.4.1: at no moment may a leader read by a lease while one of those that gave
+/// it would vote for another.
+#[test]
+fn a_lease_is_over_before_the_first_of_its_promises_is() {
+    let with_lease = |id: u64| {
+        let config = Config {
+            id: NodeId(id),
+            configuration: members(2),
+            election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
+            heartbeat: Duration::from_millis(50),
+            seed: 1,
+            lost_directory: false,
+            read_lease: true,
+            disk_patience: Duration::from_secs(2),
+        };
+        Raft::new(
+            config,
+            in_term(1),
+            Log::restore(EntryId::ZERO, Vec::new()),
+            NOW,
+        )
+    };
+    let (mut reads, mut votes) = (0, 0);
+    for after in 0..200 {
+        let (mut leader, mut follower) = (with_lease(1), with_lease(2));
+        let begin = leader.next_deadline().max(follower.next_deadline());
+        leader.tick(begin);
+        leader.step(begin, from(2, 2, Body::PreVoteReply { granted: true }));
+        drop(leader.take_ready(begin));
+        leader.persisted(begin, Some(leader.hard_state()), Index::ZERO);
+        leader.step(begin, from(2, 2, Body::VoteReply { granted: true }));
+        let sent = leader.take_ready(begin).messages;
+        leader.unwritten();
+        leader.persisted(begin, None, Index(1));
+        acknowledge(&mut leader, 2, 1);
+        for message in sent {
+            follower.step(begin, message);
+        }
+        for message in follower.take_ready(begin).messages {
+            leader.step(begin, message);
+        }
+        let now = begin + Duration::from_millis(after);
+        leader.read(ReadId(1));
+        let read = !leader.take_ready(now).reads.is_empty();
+        follower.forget_leader();
+        let vote = Body::Vote {
+            last: EntryId::new(2, 9),
+            transfer: false,
+        };
+        let mut message = from(1, 3, vote);
+        message.to = NodeId(2);
+        follower.step(now, message);
+        let voted = follower.hard_state().voted_for.is_some();
+        assert!(!(read && voted), "after {after} ms");
+        reads += u64::from(read);
+        votes += u64::from(voted);
+    }
+    assert!(reads > 100 && votes > 40, "{reads} {votes}");
 }

@@ -209,7 +209,7 @@ fn heal(cluster: &mut Cluster) {
         cluster.act(id, |raft, now| raft.note_disk(now, Duration::ZERO));
     }
     for _ in 0..40 {
-        cluster.run(Duration::from_millis(250));
+        cluster.run(Duration::from_millis(250), 0);
         for from in cluster.ids() {
             for to in cluster.ids() {
                 cluster.send_snapshot(from, to);
@@ -234,7 +234,7 @@ fn heal(cluster: &mut Cluster) {
         .expect("it is up")
         .expect("it leads");
     cluster.read(leaders[0], ReadId(u64::MAX), false);
-    cluster.run(Duration::from_millis(500));
+    cluster.run(Duration::from_millis(500), 0);
     let leader = cluster.raft(leaders[0]).expect("it is up");
     assert!(
         !leader.change_is_pending(),

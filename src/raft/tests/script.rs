@@ -12,7 +12,7 @@
 //! | `sync n1 [count]` | writes reach the disk |
 //! | `tick n1 [10ms]` | the clock moves (to the node's deadline by default); that node ticks |
 //! | `advance 10ms` | the clock moves, nobody notices |
-//! | `run 500ms` | time passes for all, on a perfect network |
+//! | `run 500ms [loss=20]` | time passes for all; the network loses so many in a hundred, repeats as many, and reorders |
 //! | `elect n1 [votes=n2,n3]` | times out, hears only these voters, all disks in time |
 //! | `deliver/drop/duplicate/reverse [n1->n2] [n1->*] [kind] [first\|last]` | messages on their way |
 //! | `settle` | delivers until nothing is on its way |
@@ -25,6 +25,11 @@
 //! | `isolate n1`, `partition n1,n2`, `heal` | links; messages on their way arrive still |
 //! | `inject n2->n1 t5 vote\|prevote\|heartbeat\|append\|snapshot\|timeout-now [last=1@1]` | a message of nobody's making |
 //! | `status [n1]`, `members [n1]`, `log [n1]`, `progress n1`, `pool` | looks |
+//! | `agree` | up to where each has committed; that logs match is checked |
+//! | `sent` | how many messages were sent since the last look, by kind |
+//!
+//! `leader` in place of a node is whoever leads the latest term. `*` means all nodes
+//! after `crash` and `restart`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -193,7 +198,17 @@ impl Runner {
             .unwrap_or(line)
             .split_once(' ')
             .unwrap_or((silent.unwrap_or(line), ""));
-        let args = Args::parse(rest);
+        let mut args = Args::parse(rest);
+        if let Some(leader) = self.cluster.as_ref().and_then(Cluster::leader) {
+            for word in &mut args.plain {
+                match word.strip_prefix("leader") {
+                    Some(rest) if rest.is_empty() || rest.starts_with("->") => {
+                        *word = format!("{leader}{rest}");
+                    }
+                    _ => {}
+                }
+            }
+        }
         if name == "cluster" {
             self.cluster = Some(Cluster::new(&Start {
                 first: args.number("first", 1),
@@ -320,8 +335,18 @@ fn faults(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
                 .map_or(usize::MAX, |n| n.parse().expect("a count"));
             cluster.sync(args.node(0), count);
         }
-        "crash" => cluster.crash(args.node(0)),
-        "restart" => cluster.restart(args.node(0), args.plain.len() > 1),
+        "crash" | "restart" => {
+            let ids = match args.plain[0].as_str() {
+                "*" => cluster.ids(),
+                list => nodes(list),
+            };
+            for id in ids {
+                match name {
+                    "crash" => cluster.crash(id),
+                    _ => cluster.restart(id, args.plain.len() > 1),
+                }
+            }
+        }
         "allow" => drop(cluster.act(args.node(0), |raft, now| raft.allow_voting(now))),
         "compact" => cluster.compact(
             args.node(0),
@@ -391,7 +416,7 @@ fn clients_and_time(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
             None => cluster.time_out(args.node(0)),
         },
         "advance" => cluster.now += args.duration(0).expect("a time"),
-        "run" => cluster.run(args.duration(0).expect("a time")),
+        "run" => cluster.run(args.duration(0).expect("a time"), args.number("loss", 0)),
         "elect" => elect(cluster, args),
         "propose" => {
             let (id, size) = (args.node(0), args.number("size", 0) as usize);
@@ -411,21 +436,21 @@ fn clients_and_time(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
             }
         }
         "read" => {
-            let reads: Vec<u64> = args.plain[1..]
-                .iter()
-                .map(|r| r.parse().expect("a number"))
-                .collect();
-            cluster.act(args.node(0), |raft, _| {
-                reads.into_iter().for_each(|read| raft.read(ReadId(read)));
-            });
+            let reads = read_ids(&args.plain[1..]);
+            cluster.read_all(args.node(0), &reads, false);
         }
         "read-anywhere" => {
-            let read = ReadId(args.plain[1].parse().expect("a number"));
-            cluster.read(args.node(0), read, true);
+            let reads = read_ids(&args.plain[1..]);
+            cluster.read_all(args.node(0), &reads, true);
         }
         _ => return false,
     }
     true
+}
+
+fn read_ids(words: &[String]) -> Vec<ReadId> {
+    let number = |word: &String| word.parse().expect("a number");
+    words.iter().map(|word| ReadId(number(word))).collect()
 }
 
 fn operators(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
@@ -504,6 +529,26 @@ fn looks(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
         "pool" => {
             let lines = cluster.pool.iter().map(show::message);
             cluster.out.extend(lines);
+        }
+        "agree" => {
+            cluster.check_log_matching();
+            let mut reached = BTreeMap::<Index, String>::new();
+            for raft in ids.iter().filter_map(|id| cluster.raft(*id)) {
+                let list = reached.entry(raft.commit_index()).or_default();
+                *list += &format!(" {}", raft.id());
+            }
+            let lines = reached.iter().rev();
+            let lines: Vec<String> = lines
+                .map(|(at, list)| format!("up to {at}:{list}"))
+                .collect();
+            cluster.out.extend(lines);
+        }
+        "sent" => {
+            let sent = std::mem::take(&mut cluster.sent).into_iter();
+            let list: Vec<String> = sent
+                .map(|(kind, count)| format!("{count} {kind}"))
+                .collect();
+            cluster.out.push(list.join(", "));
         }
         "status" | "members" | "log" | "progress" => {
             for id in ids {

@@ -172,27 +172,6 @@ impl<B> WriteOp<B> {
 }
 
 impl<B: AsRef<[u8]>> WriteOp<B> {
-    /// The same, borrowed.
-    #[must_use]
-    pub fn borrowed(&self) -> WriteOp<&[u8]> {
-        match self {
-            WriteOp::Put { key, value } => WriteOp::Put {
-                key: key.as_ref(),
-                value: value.as_ref(),
-            },
-            WriteOp::Update { key, value } => WriteOp::Update {
-                key: key.as_ref(),
-                value: value.as_ref(),
-            },
-            WriteOp::Remove { key } => WriteOp::Remove { key: key.as_ref() },
-            WriteOp::Cas { key, expected, new } => WriteOp::Cas {
-                key: key.as_ref(),
-                expected: expected.as_ref().map(AsRef::as_ref),
-                new: new.as_ref().map(AsRef::as_ref),
-            },
-        }
-    }
-
     /// The values that it carries.
     pub(super) fn values(&self) -> [Option<&[u8]>; 2] {
         match self {
@@ -452,17 +431,7 @@ impl<'a> Command<&'a [u8]> {
                 identity: decode_identity(&mut reader)?,
                 op: WriteOp::read_fields(opcode, &mut reader)?,
             },
-            OP_CAS | OP_BATCH if bytes.len() > limits::COMMAND_BYTES_MAX => {
-                return Err(DecodeError::CommandLength(bytes.len()));
-            }
-            OP_CAS => Command::Write {
-                identity: decode_identity(&mut reader)?,
-                op: WriteOp::read_fields(opcode, &mut reader)?,
-            },
-            OP_BATCH => Command::Batch {
-                identity: decode_identity(&mut reader)?,
-                operations: Operations::read(&mut reader)?,
-            },
+            OP_CAS | OP_BATCH => read_added(opcode, bytes.len(), &mut reader)?,
             _ => return Err(DecodeError::Opcode(opcode)),
         };
         if !reader.is_at_end() {
@@ -470,6 +439,29 @@ impl<'a> Command<&'a [u8]> {
         }
         Ok(command)
     }
+}
+
+/// Reads what follows the opcode of a command that may be too long though its parts are not.
+#[cold]
+fn read_added<'a>(
+    opcode: u8,
+    command_bytes: usize,
+    reader: &mut Reader<'a>,
+) -> Result<Command<&'a [u8]>, DecodeError> {
+    if command_bytes > limits::COMMAND_BYTES_MAX {
+        return Err(DecodeError::CommandLength(command_bytes));
+    }
+    let identity = decode_identity(reader)?;
+    Ok(match opcode {
+        OP_BATCH => Command::Batch {
+            identity,
+            operations: Operations::read(reader)?,
+        },
+        _ => Command::Write {
+            identity,
+            op: WriteOp::read_fields(opcode, reader)?,
+        },
+    })
 }
 
 impl Identity {

@@ -186,7 +186,7 @@ impl<B: AsRef<[u8]>> WriteOp<B> {
     }
 
     /// How many bytes [`WriteOp::encode_fields`] appends.
-    #[inline]
+    #[inline(always)]
     pub(super) fn fields_len(&self) -> usize {
         let optional = |value: &Option<B>| value.as_ref().map_or(1, |v| 5 + v.as_ref().len());
         let key = 4 + self.key().as_ref().len();
@@ -199,7 +199,7 @@ impl<B: AsRef<[u8]>> WriteOp<B> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn opcode(&self) -> u8 {
         match self {
             WriteOp::Put { .. } => OP_PUT,
@@ -210,7 +210,7 @@ impl<B: AsRef<[u8]>> WriteOp<B> {
     }
 
     /// Appends key and values.
-    #[inline]
+    #[inline(always)]
     pub(super) fn encode_fields(&self, out: &mut impl BufMut) {
         put_bytes(out, self.key().as_ref());
         match self {
@@ -232,7 +232,7 @@ impl<B: AsRef<[u8]>> WriteOp<B> {
 
 impl<'a> WriteOp<&'a [u8]> {
     /// Reads key and values of an operation with this opcode.
-    #[inline]
+    #[inline(always)]
     pub(super) fn read_fields(
         opcode: u8,
         reader: &mut Reader<'a>,
@@ -343,7 +343,7 @@ impl<B: AsRef<[u8]>> Command<B> {
     /// How many bytes [`Command::encode_into`] appends: at most
     /// [`limits::COMMAND_OVERHEAD_BYTES`] more than key and values have, if it is no batch.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn encoded_len(&self) -> usize {
         match self {
             Command::OpenSession { .. } => 2 + 16,
@@ -356,7 +356,7 @@ impl<B: AsRef<[u8]>> Command<B> {
     }
 
     /// Appends the command's bytes to `out`.
-    #[inline]
+    #[inline(always)]
     pub fn encode_into(&self, out: &mut impl BufMut) {
         match self {
             Command::OpenSession { client } => {
@@ -415,7 +415,7 @@ impl<'a> Command<&'a [u8]> {
     ///
     /// # Errors
     /// As [`Command::decode`].
-    #[inline]
+    #[inline(always)]
     pub fn read(bytes: &'a [u8]) -> Result<Command<&'a [u8]>, DecodeError> {
         let mut reader = Reader::new(bytes);
         let version = reader.u8().ok_or(DecodeError::Truncated)?;

@@ -93,7 +93,7 @@ impl StateMachine {
         let outcome = match payload {
             Payload::Noop | Payload::Config(_) => Outcome::Noop,
             Payload::Command(bytes) => match Command::read(bytes) {
-                Ok(command) => self.execute(id, command),
+                Ok(command) => self.execute(id, &command),
                 Err(_) => Outcome::Malformed,
             },
         };
@@ -101,9 +101,9 @@ impl StateMachine {
         outcome
     }
 
-    fn execute(&mut self, id: EntryId, command: Command<&[u8]>) -> Outcome {
+    fn execute(&mut self, id: EntryId, command: &Command<&[u8]>) -> Outcome {
         let index = id.index.0;
-        let identity = match command {
+        let identity = match *command {
             Command::OpenSession { client } => {
                 return Outcome::SessionOpened(self.sessions.open(client, index));
             }
@@ -114,7 +114,7 @@ impl StateMachine {
             Admission::Apply(write) => {
                 let outcome = match command {
                     Command::Write { op, .. } => self.carry_out(op),
-                    Command::Batch { operations, .. } => self.batch(operations),
+                    Command::Batch { operations, .. } => self.batch(*operations),
                     Command::OpenSession { .. } => unreachable!("handled above"),
                 };
                 self.sessions.record(write, index, outcome);
@@ -125,8 +125,8 @@ impl StateMachine {
 
     /// The only place that changes the store: what it calls is compiled into it.
     #[inline(never)]
-    fn carry_out(&mut self, op: WriteOp<&[u8]>) -> Outcome {
-        match op {
+    fn carry_out(&mut self, op: &WriteOp<&[u8]>) -> Outcome {
+        match *op {
             WriteOp::Put { key, value } => self.put(key, value),
             WriteOp::Update { key, value } => self.update(key, value),
             WriteOp::Remove { key } => self.remove(key),
@@ -186,8 +186,8 @@ impl StateMachine {
             };
         }
         match (expected, new) {
-            (_, Some(value)) => self.carry_out(WriteOp::Update { key, value }),
-            (Some(_), None) => self.carry_out(WriteOp::Remove { key }),
+            (_, Some(value)) => self.carry_out(&WriteOp::Update { key, value }),
+            (Some(_), None) => self.carry_out(&WriteOp::Remove { key }),
             // It was expected to be gone, and is.
             (None, None) => Outcome::Removed,
         }
@@ -216,7 +216,7 @@ impl StateMachine {
         let store_bytes_max = std::mem::replace(&mut self.store_bytes_max, u64::MAX);
         for op in operations.iter() {
             let key = *op.key();
-            self.carry_out(match op.leaves() {
+            self.carry_out(&match op.leaves() {
                 Some(value) => WriteOp::Update { key, value },
                 None => WriteOp::Remove { key },
             });

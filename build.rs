@@ -16,6 +16,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // `bytes` fields become `bytes::Bytes`: a decoded payload is a slice of the frame it came in.
     prost_build::Config::new()
         .bytes(["."])
+        // Almost no answer has one.
+        .boxed(".WW.KVOperationResponse.page")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -350,13 +350,17 @@ fn client_seeds() -> Vec<(String, Vec<u8>)> {
         seeds.push((format!("answer-{number}"), answer));
     }
     let (key, value) = (Bytes::from_static(b"key"), Bytes::from_static(b"value"));
+    let entry = raftkv::pb::Entry {
+        key: key.clone(),
+        value,
+    };
+    let page = raftkv::pb::Page {
+        entries: vec![entry],
+        next_key: Bytes::from_static(b"next"),
+    };
     let page = raftkv::pb::KvOperationResponse {
         status_code: 200,
-        entries: vec![raftkv::pb::Entry {
-            key: key.clone(),
-            value,
-        }],
-        next_key: Bytes::from_static(b"next"),
+        page: Some(Box::new(page)),
         ..Default::default()
     };
     let page = with_control(1 | 6 << 2, &page.encode_to_vec());

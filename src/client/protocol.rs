@@ -265,6 +265,9 @@ pub fn decode_reply(body: Bytes) -> Result<Reply, EnvelopeError> {
     })
 }
 
+/// The status CREATED and nothing else: what almost every write is answered.
+const CREATED: [u8; 3] = [0x08, 0xc9, 0x01];
+
 fn is_write(kind: OperationType) -> bool {
     match kind {
         OperationType::Put
@@ -291,6 +294,9 @@ pub fn decode_answer(operation: &Operation, payload: Bytes) -> Result<Answer, &'
 ///
 /// As [`decode_answer`].
 pub fn decode_answer_to(kind: OperationType, payload: Bytes) -> Result<Answer, &'static str> {
+    if payload[..] == CREATED && is_write(kind) {
+        return Ok(Answer::Outcome(Outcome::Done));
+    }
     let response = KvOperationResponse::decode(payload).map_err(|_| "an undecodable answer")?;
     let status = StatusCode::try_from(response.status_code).map_err(|_| "an unknown status")?;
     Ok(match (status, kind) {
@@ -298,9 +304,10 @@ pub fn decode_answer_to(kind: OperationType, payload: Bytes) -> Result<Answer, &
             Some(Data::Payload(value)) => Outcome::Value(value),
             _ => Outcome::Value(Bytes::new()),
         }),
-        (StatusCode::Success, OperationType::Scan) => {
-            Answer::Outcome(Outcome::Page(added::page(response)))
-        }
+        (StatusCode::Success, OperationType::Scan) => match response.page {
+            Some(page) => Answer::Outcome(Outcome::Page(added::page(*page))),
+            None => return Err("a scan without a page"),
+        },
         (StatusCode::Created | StatusCode::Success, OperationType::OpenSession) => {
             match response.session_id {
                 0 => return Err("a session without an id"),

@@ -172,27 +172,6 @@ impl<B> WriteOp<B> {
 }
 
 impl<B: AsRef<[u8]>> WriteOp<B> {
-    /// The same, borrowed.
-    #[must_use]
-    pub fn borrowed(&self) -> WriteOp<&[u8]> {
-        match self {
-            WriteOp::Put { key, value } => WriteOp::Put {
-                key: key.as_ref(),
-                value: value.as_ref(),
-            },
-            WriteOp::Update { key, value } => WriteOp::Update {
-                key: key.as_ref(),
-                value: value.as_ref(),
-            },
-            WriteOp::Remove { key } => WriteOp::Remove { key: key.as_ref() },
-            WriteOp::Cas { key, expected, new } => WriteOp::Cas {
-                key: key.as_ref(),
-                expected: expected.as_ref().map(AsRef::as_ref),
-                new: new.as_ref().map(AsRef::as_ref),
-            },
-        }
-    }
-
     /// The values that it carries.
     pub(super) fn values(&self) -> [Option<&[u8]>; 2] {
         match self {
@@ -207,7 +186,7 @@ impl<B: AsRef<[u8]>> WriteOp<B> {
     }
 
     /// How many bytes [`WriteOp::encode_fields`] appends.
-    #[inline]
+    #[inline(always)]
     pub(super) fn fields_len(&self) -> usize {
         let optional = |value: &Option<B>| value.as_ref().map_or(1, |v| 5 + v.as_ref().len());
         let key = 4 + self.key().as_ref().len();
@@ -220,7 +199,7 @@ impl<B: AsRef<[u8]>> WriteOp<B> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn opcode(&self) -> u8 {
         match self {
             WriteOp::Put { .. } => OP_PUT,
@@ -231,7 +210,7 @@ impl<B: AsRef<[u8]>> WriteOp<B> {
     }
 
     /// Appends key and values.
-    #[inline]
+    #[inline(always)]
     pub(super) fn encode_fields(&self, out: &mut impl BufMut) {
         put_bytes(out, self.key().as_ref());
         match self {
@@ -253,7 +232,7 @@ impl<B: AsRef<[u8]>> WriteOp<B> {
 
 impl<'a> WriteOp<&'a [u8]> {
     /// Reads key and values of an operation with this opcode.
-    #[inline]
+    #[inline(always)]
     pub(super) fn read_fields(
         opcode: u8,
         reader: &mut Reader<'a>,
@@ -364,7 +343,7 @@ impl<B: AsRef<[u8]>> Command<B> {
     /// How many bytes [`Command::encode_into`] appends: at most
     /// [`limits::COMMAND_OVERHEAD_BYTES`] more than key and values have, if it is no batch.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn encoded_len(&self) -> usize {
         match self {
             Command::OpenSession { .. } => 2 + 16,
@@ -377,7 +356,7 @@ impl<B: AsRef<[u8]>> Command<B> {
     }
 
     /// Appends the command's bytes to `out`.
-    #[inline]
+    #[inline(always)]
     pub fn encode_into(&self, out: &mut impl BufMut) {
         match self {
             Command::OpenSession { client } => {
@@ -436,7 +415,7 @@ impl<'a> Command<&'a [u8]> {
     ///
     /// # Errors
     /// As [`Command::decode`].
-    #[inline]
+    #[inline(always)]
     pub fn read(bytes: &'a [u8]) -> Result<Command<&'a [u8]>, DecodeError> {
         let mut reader = Reader::new(bytes);
         let version = reader.u8().ok_or(DecodeError::Truncated)?;
@@ -452,17 +431,7 @@ impl<'a> Command<&'a [u8]> {
                 identity: decode_identity(&mut reader)?,
                 op: WriteOp::read_fields(opcode, &mut reader)?,
             },
-            OP_CAS | OP_BATCH if bytes.len() > limits::COMMAND_BYTES_MAX => {
-                return Err(DecodeError::CommandLength(bytes.len()));
-            }
-            OP_CAS => Command::Write {
-                identity: decode_identity(&mut reader)?,
-                op: WriteOp::read_fields(opcode, &mut reader)?,
-            },
-            OP_BATCH => Command::Batch {
-                identity: decode_identity(&mut reader)?,
-                operations: Operations::read(&mut reader)?,
-            },
+            OP_CAS | OP_BATCH => read_added(opcode, bytes.len(), &mut reader)?,
             _ => return Err(DecodeError::Opcode(opcode)),
         };
         if !reader.is_at_end() {
@@ -470,6 +439,29 @@ impl<'a> Command<&'a [u8]> {
         }
         Ok(command)
     }
+}
+
+/// Reads what follows the opcode of a command that may be too long though its parts are not.
+#[cold]
+fn read_added<'a>(
+    opcode: u8,
+    command_bytes: usize,
+    reader: &mut Reader<'a>,
+) -> Result<Command<&'a [u8]>, DecodeError> {
+    if command_bytes > limits::COMMAND_BYTES_MAX {
+        return Err(DecodeError::CommandLength(command_bytes));
+    }
+    let identity = decode_identity(reader)?;
+    Ok(match opcode {
+        OP_BATCH => Command::Batch {
+            identity,
+            operations: Operations::read(reader)?,
+        },
+        _ => Command::Write {
+            identity,
+            op: WriteOp::read_fields(opcode, reader)?,
+        },
+    })
 }
 
 impl Identity {

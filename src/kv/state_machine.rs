@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::batch::Operations;
 use super::command::{Command, WriteOp};
 use super::outcome::Outcome;
-use super::sessions::{Admission, Admitted, SessionLimits, Sessions};
+use super::sessions::{Admission, SessionLimits, Sessions};
 use super::skiplist::{SkipList, charge_bytes};
 use super::snapshot::{
     CONFIGURATION_BYTES_MAX, SnapshotStep, encode_entry, encode_explicit, encode_implicit,
@@ -94,7 +94,7 @@ impl StateMachine {
         let outcome = match payload {
             Payload::Noop | Payload::Config(_) => Outcome::Noop,
             Payload::Command(bytes) => match Command::read(bytes) {
-                Ok(command) => self.execute(id, command),
+                Ok(command) => self.execute(id, &command),
                 Err(_) => Outcome::Malformed,
             },
         };
@@ -102,39 +102,37 @@ impl StateMachine {
         outcome
     }
 
-    fn execute(&mut self, id: EntryId, command: Command<&[u8]>) -> Outcome {
+    fn execute(&mut self, id: EntryId, command: &Command<&[u8]>) -> Outcome {
         let index = id.index.0;
-        match command {
+        let identity = match *command {
             Command::OpenSession { client } => {
-                Outcome::SessionOpened(self.sessions.open(client, index))
+                return Outcome::SessionOpened(self.sessions.open(client, index));
             }
-            Command::Write { identity, op } => match self.sessions.admit(identity, index) {
-                Admission::Answer(outcome) => outcome,
-                Admission::Apply(write) => self.write_once(write, op, index),
-            },
-            Command::Batch {
-                identity,
-                operations,
-            } => match self.sessions.admit(identity, index) {
-                Admission::Answer(outcome) => outcome,
-                Admission::Apply(write) => {
-                    let outcome = self.batch(operations);
-                    self.sessions.record(write, index, outcome);
-                    outcome
-                }
-            },
+            Command::Write { identity, .. } | Command::Batch { identity, .. } => identity,
+        };
+        match self.sessions.admit(identity, index) {
+            Admission::Answer(outcome) => outcome,
+            Admission::Apply(write) => {
+                let outcome = match command {
+                    Command::Write { op, .. } => self.carry_out(op),
+                    Command::Batch { operations, .. } => self.batch(*operations),
+                    Command::OpenSession { .. } => unreachable!("handled above"),
+                };
+                self.sessions.record(write, index, outcome);
+                outcome
+            }
         }
     }
 
-    fn write_once(&mut self, write: Admitted, op: WriteOp<&[u8]>, index: u64) -> Outcome {
-        let outcome = match op {
+    /// The only place that changes the store: what it calls is compiled into it.
+    #[inline(never)]
+    fn carry_out(&mut self, op: &WriteOp<&[u8]>) -> Outcome {
+        match *op {
             WriteOp::Put { key, value } => self.put(key, value),
             WriteOp::Update { key, value } => self.update(key, value),
             WriteOp::Remove { key } => self.remove(key),
             WriteOp::Cas { key, expected, new } => self.compare_and_set(key, expected, new),
-        };
-        self.sessions.record(write, index, outcome);
-        outcome
+        }
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
@@ -174,6 +172,7 @@ impl StateMachine {
         }
     }
 
+    #[cold]
     fn compare_and_set(
         &mut self,
         key: &[u8],
@@ -188,14 +187,15 @@ impl StateMachine {
             };
         }
         match (expected, new) {
-            (_, Some(value)) => self.update(key, value),
-            (Some(_), None) => self.remove(key),
+            (_, Some(value)) => self.carry_out(&WriteOp::Update { key, value }),
+            (Some(_), None) => self.carry_out(&WriteOp::Remove { key }),
             // It was expected to be gone, and is.
             (None, None) => Outcome::Removed,
         }
     }
 
     /// Looks first whether all of it can be done, then does it.
+    #[cold]
     fn batch(&mut self, operations: Operations<&[u8]>) -> Outcome {
         let mut charged = self.store.charged_bytes();
         for (at, op) in operations.iter().enumerate() {
@@ -212,14 +212,17 @@ impl StateMachine {
         if charged > self.store_bytes_max {
             return Outcome::NoRoom;
         }
+        // There is room for the whole, though perhaps not for each operation after those
+        // before it.
+        let store_bytes_max = std::mem::replace(&mut self.store_bytes_max, u64::MAX);
         for op in operations.iter() {
             let key = *op.key();
-            self.save_current(key);
-            match op.leaves() {
-                Some(value) => self.store.upsert(key, value),
-                None => self.store.remove(key),
-            };
+            self.carry_out(&match op.leaves() {
+                Some(value) => WriteOp::Update { key, value },
+                None => WriteOp::Remove { key },
+            });
         }
+        self.store_bytes_max = store_bytes_max;
         Outcome::Created
     }
 

@@ -154,7 +154,7 @@ fn understand(
     }
     let (key, value) = (request.key, request.value);
     if added::is_added(operation) {
-        return added::understand(operation, request, whole, sequence, commands);
+        return added::understand(operation, request, whole, sequence);
     }
     check_key_and_value(key, value)?;
     let op = match operation {
@@ -173,7 +173,7 @@ fn understand(
     Ok(write(&Command::Write { identity, op }, grows, commands))
 }
 
-#[inline]
+#[inline(always)]
 fn check_key_and_value(key: &[u8], value: &[u8]) -> Result<(), ClientError> {
     if key.is_empty() {
         return Err(ClientError::EmptyKey);
@@ -197,6 +197,7 @@ fn at_most(what: &'static str, bytes: usize, max: usize) -> Result<(), ClientErr
     }
 }
 
+#[inline(always)]
 fn identity(
     session: Option<pb::Session>,
     uuid: &[u8],

@@ -120,8 +120,9 @@ impl Answer {
         match (status, response.data) {
             (StatusCode::Success, Some(Data::Payload(value))) => Answer::Value(value),
             (StatusCode::Success, None) => {
-                let entries = response.entries.into_iter().map(|e| (e.key, e.value));
-                let next = Some(response.next_key).filter(|key| !key.is_empty());
+                let page = response.page.expect("only a scan has no payload");
+                let entries = page.entries.into_iter().map(|e| (e.key, e.value));
+                let next = Some(page.next_key).filter(|key| !key.is_empty());
                 Answer::Entries(entries.collect(), next)
             }
             (StatusCode::Created, None) => Answer::Created,

@@ -9,8 +9,7 @@ use crate::limits::{COMMAND_BYTES_MAX, COMMAND_OVERHEAD_BYTES, KEY_BYTES_MAX};
 use crate::mem::Buffer;
 use crate::net::envelope::encode_call;
 use crate::pb::{
-    BatchOperation, Comparison, Entry, KvOperationRequest, KvOperationResponse, Meta,
-    OperationType, Scan, Session,
+    self, BatchOperation, Comparison, Entry, KvOperationRequest, Meta, OperationType, Scan, Session,
 };
 
 /// As [`Operation::check`].
@@ -129,11 +128,10 @@ fn in_batch(op: &WriteOp) -> BatchOperation {
 }
 
 /// What a node has scanned.
-pub(super) fn page(response: KvOperationResponse) -> Page {
+pub(super) fn page(page: pb::Page) -> Page {
     let entry = |Entry { key, value }| (key, value);
-    let next = response.next_key;
     Page {
-        entries: response.entries.into_iter().map(entry).collect(),
-        next: (!next.is_empty()).then_some(next),
+        entries: page.entries.into_iter().map(entry).collect(),
+        next: (!page.next_key.is_empty()).then_some(page.next_key),
     }
 }

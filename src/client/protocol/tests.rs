@@ -239,8 +239,11 @@ fn answers_to_added_operations_are_told_apart() {
         key: key.into(),
         value: "v".into(),
     };
-    page.entries = vec![entry("a"), entry("b")];
-    page.next_key = "c".into();
+    assert!(answer(&Operation::Scan(Range::default()), page.clone()).is_err());
+    page.page = Some(Box::new(crate::pb::Page {
+        entries: vec![entry("a"), entry("b")],
+        next_key: "c".into(),
+    }));
     let expected = Page {
         entries: vec![("a".into(), "v".into()), ("b".into(), "v".into())],
         next: Some("c".into()),

@@ -1,12 +1,10 @@
 //! The operations that the original does not have: compare-and-set, batches, scans. They
 //! go through prost's messages, in and out.
 
-use super::{
-    ClientError, CommandBuffer, RequestFields, at_most, check_key_and_value, error, identity,
-    response, write,
-};
+use super::{ClientError, RequestFields, at_most, check_key_and_value, error, identity, response};
 use crate::kv::{Command, Operations, WriteOp};
 use crate::limits;
+use crate::mem::Buffer;
 use crate::node::{Page, Request, Scan};
 use crate::pb;
 use crate::pb::OperationType;
@@ -25,7 +23,6 @@ pub(super) fn understand(
     request: &RequestFields<'_>,
     whole: Option<&pb::KvOperationRequest>,
     sequence: u64,
-    commands: &mut CommandBuffer,
 ) -> Result<Request, ClientError> {
     if operation == OperationType::Scan {
         let scan = whole.and_then(|whole| whole.scan.as_ref());
@@ -47,9 +44,10 @@ pub(super) fn understand(
         let grows = ops.iter().any(WriteOp::grows);
         let command = Command::Batch {
             identity,
-            operations: operations.borrowed(),
+            operations,
         };
-        return Ok(write(&command, grows, commands));
+        let command = command.encode();
+        return Ok(Request::Write { command, grows });
     }
     let comparison = whole.and_then(|whole| whole.comparison.as_ref());
     let op = compare_and_set(request.key, request.value, comparison)?;
@@ -57,7 +55,10 @@ pub(super) fn understand(
     let command = Command::Write { identity, op };
     let bytes = command.encoded_len();
     at_most("compare-and-set", bytes, limits::COMMAND_BYTES_MAX)?;
-    Ok(write(&command, grows, commands))
+    let mut out = Buffer::with_capacity(bytes);
+    command.encode_into(&mut out);
+    let command = out.freeze();
+    Ok(Request::Write { command, grows })
 }
 
 fn compare_and_set<'a>(
@@ -127,9 +128,12 @@ fn behind_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
 
 pub(super) fn encode_page(page: &Page) -> pb::KvOperationResponse {
     let entry = |(key, value)| pb::Entry { key, value };
-    pb::KvOperationResponse {
+    let page = pb::Page {
         entries: page.entries().map(entry).collect(),
         next_key: page.next().cloned().unwrap_or_default(),
+    };
+    pb::KvOperationResponse {
+        page: Some(Box::new(page)),
         ..response(StatusCode::Success, None)
     }
 }

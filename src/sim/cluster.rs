@@ -195,6 +195,9 @@ pub(super) struct Place {
     pub(super) slowness: u32,
     /// Until when its disk does nothing.
     pub(super) hung_until: Time,
+    /// It has led while its disk hung. As long as others confirm what it sends, nothing
+    /// bounds what waits for that disk.
+    pub(super) led_hung: bool,
     /// Its disk has no room.
     pub(super) full: bool,
     /// What has come for a paused node.
@@ -550,6 +553,7 @@ impl Place {
             may_stop: false,
             slowness: 1,
             hung_until: Time::ZERO,
+            led_hung: false,
             full: false,
             held: Vec::new(),
             paused: false,

@@ -192,3 +192,34 @@ fn figures(report: &Report) -> String {
         faults.join(", "),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use raftkv::sim::swarm::Finding;
+
+    use super::*;
+
+    #[test]
+    fn a_finding_is_told_with_the_line_that_shows_it_again() {
+        let outcome = Outcome {
+            seeds: 10,
+            findings: vec![Finding {
+                seed: 7,
+                what: "two leaders\nand more".to_owned(),
+            }],
+            ..Outcome::default()
+        };
+        let text = summary(&outcome);
+        let mut lines = text.lines();
+        assert_eq!(lines.next(), Some("finding in seed 7: two leaders"));
+        assert_eq!(
+            lines.next(),
+            Some("  raft_sim --start 7 --seeds 1 --verbose")
+        );
+        assert!(
+            lines
+                .next()
+                .is_some_and(|line| line.starts_with("10 seeds in"))
+        );
+    }
+}

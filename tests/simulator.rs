@@ -4,6 +4,8 @@
 //! `RAFTKV_SEEDS=N` runs the first N instead of the default. The program `raft_sim` does
 //! the same with more to say.
 
+use std::process::{Command, Output};
+
 use raftkv::sim::run;
 use raftkv::sim::swarm::{cores, run_seeds};
 
@@ -58,5 +60,67 @@ fn seeds_that_found_something_find_nothing_any_more() {
 fn a_seed_shows_the_same_run_every_time() {
     for seed in [1, 7, 23, 42] {
         assert_eq!(run(seed), run(seed), "seed {seed}");
+    }
+}
+
+fn raft_sim(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_raft_sim"));
+    command.args(arguments).output().expect("it runs")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn the_program_runs_seeds_and_sums_up() {
+    let output = raft_sim(&["--seeds", "6", "--start", "5", "--jobs", "2"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = stdout(&output);
+    assert!(text.starts_with("6 seeds in "), "{text}");
+    for word in [
+        "seeds/s",
+        "simulated seconds a second",
+        "leaders",
+        "crashes",
+        "kill ",
+    ] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    assert!(output.stderr.is_empty(), "no progress in so short a time");
+}
+
+#[test]
+fn the_program_tells_what_happens_and_the_same_every_time() {
+    let first = raft_sim(&["--start", "3", "--seeds", "1", "--verbose"]);
+    assert_eq!(first.status.code(), Some(0), "{first:?}");
+    let text = stdout(&first);
+    for word in [
+        "seed 3\n",
+        "n0 starts",
+        " leads: term=1",
+        "faults stop in the core",
+    ] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    assert_eq!(
+        stdout(&raft_sim(&["--start", "3", "--seeds", "1", "-v"])),
+        text
+    );
+    let more = stdout(&raft_sim(&["--start", "3", "--seeds", "1", "-vv"]));
+    assert!(more.len() > text.len() && more.contains("Heartbeat"));
+}
+
+#[test]
+fn wrong_usage_of_the_program_is_told_with_exit_code_2() {
+    for arguments in [
+        &["--seeds", "0"][..],
+        &["--jobs", "0"],
+        &["--start", "x"],
+        &["y"],
+    ] {
+        let output = raft_sim(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty());
     }
 }

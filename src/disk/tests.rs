@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, unbounded};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::mem::Buffer;
@@ -388,14 +390,8 @@ fn a_crash_leaves_garbage_or_torn_pages_only_where_bytes_were_about_to_change() 
         assert!(matches!(h.event(), DiskEvent::Synced(_)));
         h.0.store(SegmentId(1), 1000, Buffer::from(&[2; 2000][..]));
         h.0.store(SegmentId(1), 1000, Buffer::from(&[3; 2000][..]));
-        let mut bits = seed;
-        h.0.crash(&mut || {
-            bits = bits
-                .rotate_right(7)
-                .wrapping_add(1)
-                .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            bits >> 16
-        });
+        let mut rng = StdRng::seed_from_u64(seed);
+        h.0.crash(&mut || rng.next_u64());
         let content = h.segment(1, 8192);
         assert!(content[..1000].iter().all(|byte| *byte == 1), "{seed}");
         assert!(content[3000..].iter().all(|byte| *byte == 0), "{seed}");

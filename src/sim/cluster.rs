@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::disk::SimDisk;
-use crate::node::{Answer, Caller, Hello, HelloReply, Node, Request};
+use crate::node::{Answer, Caller, Hello, HelloReply, Node, Request, Status};
 use crate::raft::Message;
 use crate::sim::calm::Probe;
 use crate::sim::clients::{Client, Next};
@@ -198,6 +198,9 @@ pub(super) struct Place {
     pub(super) slowness: u32,
     /// Until when its disk does nothing.
     pub(super) hung_until: Time,
+    /// It has led while its disk hung. As long as others confirm what it sends, nothing
+    /// bounds what waits for that disk.
+    pub(super) led_hung: bool,
     /// Its disk has no room.
     pub(super) full: bool,
     /// What has come for a paused node.
@@ -336,7 +339,7 @@ impl Simulation {
             State::Up(node) => {
                 let status = node.status(place.clock.shows(self.now));
                 format!(
-                    "{} {} t{} commit={} applied={} log={}..{} durable={} may_vote={} peers={:?}",
+                    "{} {} t{} commit={} applied={} log={}..{} durable={} may_vote={} members={}@{} peers={:?}",
                     status.id,
                     status.role.as_str(),
                     status.term,
@@ -346,6 +349,8 @@ impl Simulation {
                     status.last_index,
                     status.durable_index,
                     status.may_vote,
+                    members(&status),
+                    status.members_index,
                     status.peers
                 )
             }
@@ -541,6 +546,15 @@ impl Simulation {
     }
 }
 
+/// The members as a node has them, in short.
+fn members(status: &Status) -> String {
+    let members = status.members.iter();
+    let list: Vec<String> = members
+        .map(|m| format!("{}:{}", m.id, m.standing))
+        .collect();
+    list.join(",")
+}
+
 impl Place {
     /// A place with an empty disk.
     fn new(id: u64, now: Time) -> Place {
@@ -555,6 +569,7 @@ impl Place {
             may_stop: false,
             slowness: 1,
             hung_until: Time::ZERO,
+            led_hung: false,
             full: false,
             held: Vec::new(),
             paused: false,

@@ -35,6 +35,9 @@ pub(super) enum Fault {
     RollingRestart,
     /// A process does nothing for a while; its clock jumps when it wakes.
     Pause,
+    /// The leader is paused, and what others send to it arrives just before it wakes, behind
+    /// what clients ask: it thinks that it still leads.
+    Zombie,
     /// A node comes back without its data directory.
     LostDirectory,
     /// Two sides that do not hear each other.
@@ -65,12 +68,13 @@ pub(super) enum Fault {
 
 impl Fault {
     /// All of them, with their names.
-    pub(super) const ALL: [(Fault, &'static str); 18] = [
+    pub(super) const ALL: [(Fault, &'static str); 19] = [
         (Fault::Kill, "kill"),
         (Fault::PowerLoss, "power loss"),
         (Fault::Blackout, "blackout"),
         (Fault::RollingRestart, "rolling restart"),
         (Fault::Pause, "pause"),
+        (Fault::Zombie, "zombie"),
         (Fault::LostDirectory, "lost directory"),
         (Fault::Partition, "partition"),
         (Fault::PartialPartition, "partial partition"),
@@ -112,6 +116,7 @@ impl Simulation {
             Fault::Blackout => self.black_out(),
             Fault::RollingRestart => self.begin_rolling(),
             Fault::Pause => self.pause(id),
+            Fault::Zombie => self.make_zombie(),
             Fault::LostDirectory => self.lose_directory(id),
             Fault::Partition => self.part(),
             Fault::PartialPartition => self.part_in_part(),
@@ -181,15 +186,31 @@ impl Simulation {
     }
 
     fn pause(&mut self, id: u64) -> bool {
+        let time = draw_delay(&mut self.rng, USUAL);
+        self.pause_for(id, time)
+    }
+
+    fn pause_for(&mut self, id: u64, time: Duration) -> bool {
         let place = &mut self.places[id as usize];
         if place.node().is_none() || place.paused {
             return false;
         }
         place.paused = true;
         let life = place.life;
-        let time = draw_delay(&mut self.rng, USUAL);
         self.after(time, Event::Resume(id, life));
         true
+    }
+
+    fn make_zombie(&mut self) -> bool {
+        let Some(leader) = self.leader() else {
+            return false;
+        };
+        let time = USUAL.mul_f64(self.rng.random_range(0.6..2.0));
+        let late = self.now + time.mul_f64(self.rng.random_range(0.7..1.0));
+        for (from, to) in pairs(self.plan.nodes).filter(|(_, to)| *to == leader) {
+            self.network.clog(from, to, late);
+        }
+        self.pause_for(leader, time)
     }
 
     /// A node comes back with nothing. One at a time, and only while all others have

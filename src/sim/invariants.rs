@@ -18,7 +18,7 @@
 //! 9. A log begins behind a committed entry, and so a snapshot ends with one (§7).
 //! 10. Only a node that may vote leads ("Incarnations and the right to vote").
 //! 11. What a leader has sent and not heard of, and what it holds that is not committed, is
-//!     bounded ("Bounds"); what waits for a disk as well.
+//!     bounded ("Bounds"); so is what waits for a disk, unless a leader's hangs.
 //! 12. At the same applied index the state is the same (§5.3), every 16 entries and in the end.
 //!
 //! When a node sends something (`promises.rs`):

@@ -144,11 +144,16 @@ impl Simulation {
         self.after(time, Event::Restart(id));
     }
 
-    /// A paused process goes on, with what has come meanwhile.
+    /// A paused process goes on, with what has come meanwhile: mostly it looks at its mail
+    /// before it notices how late it is, as the server does.
     pub(super) fn resume(&mut self, id: u64) {
         let place = &mut self.places[id as usize];
         place.paused = false;
-        for event in std::mem::take(&mut place.held) {
+        let mut held = std::mem::take(&mut place.held);
+        if !held.is_empty() && self.rng.random_bool(0.7) {
+            held.sort_by_key(|event| matches!(event, Event::Flush(..) | Event::Tick(..)));
+        }
+        for event in held {
             self.happen(event);
         }
     }

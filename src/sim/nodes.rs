@@ -178,10 +178,13 @@ impl Simulation {
             .clock
             .moment(deadline)
             .max(now + Duration::from_micros(20));
+        let leads = node.raft().is_leader();
         let disk = node.disk();
         let waiting = disk.pending_syncs() + disk.pending_background();
+        place.led_hung |= leads && now < place.hung_until;
+        place.led_hung &= waiting > 0;
         assert!(
-            waiting <= DISK_QUEUE_MAX,
+            waiting <= DISK_QUEUE_MAX || place.led_hung,
             "{waiting} operations wait for the disk of n{id}"
         );
         if due < place.tick_at && due != Time::NEVER {

@@ -95,7 +95,7 @@ impl Plan {
             snapshot_log_bytes,
             snapshot_tail_bytes: pick(&[0, 1 << 10, 8 << 10]).min(snapshot_log_bytes / 2),
             segment_bytes: pick(&[16 << 10, 64 << 10, 256 << 10]),
-            value_bytes_max: pick(&[16, 200, 3_000]) as usize,
+            value_bytes_max: pick(&[16, 200, 6_000]) as usize,
             session_limits: SessionLimits {
                 sessions_max: pick(&[2, 4, 1_000]) as usize,
                 window: pick(&[1, 4, 100]) as usize,

@@ -47,6 +47,16 @@ pub fn run_seeds(
     jobs: usize,
     progress: impl Fn(&Outcome) + Sync,
 ) -> Outcome {
+    run_each(first, count, jobs, run, progress)
+}
+
+fn run_each(
+    first: u64,
+    count: u64,
+    jobs: usize,
+    run: impl Fn(u64) -> Report + Sync,
+    progress: impl Fn(&Outcome) + Sync,
+) -> Outcome {
     let begin = Instant::now();
     let count = count.min(u64::MAX - first);
     // ORDERING: hands out numbers, and nothing else.
@@ -90,4 +100,32 @@ fn said(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a panic that says nothing").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_seed_is_run_once_and_a_panic_is_a_finding_of_its_own() {
+        let run = |seed: u64| {
+            assert!(seed % 10 != 3, "three at the end of {seed}");
+            Report {
+                steps: seed,
+                ..Report::default()
+            }
+        };
+        let shown = AtomicU64::new(0);
+        let progress = |outcome: &Outcome| {
+            shown.fetch_max(outcome.seeds, Ordering::Relaxed);
+        };
+        let outcome = run_each(100, 20, 3, run, progress);
+        assert_eq!((outcome.seeds, shown.into_inner()), (20, 20));
+        assert_eq!(outcome.total.steps, (100..120).sum::<u64>() - 103 - 113);
+        let finding = |seed| Finding {
+            seed,
+            what: format!("three at the end of {seed}"),
+        };
+        assert_eq!(outcome.findings, [finding(103), finding(113)]);
+    }
 }

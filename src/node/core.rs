@@ -208,7 +208,8 @@ impl<D: Disk> Node<D> {
     pub fn tick(&mut self, now: Time) {
         if self.failure.is_none() {
             self.ticks.note(now, self.raft.next_deadline());
-            self.raft.note_disk(now, self.ledger.disk_lag(now));
+            let (last, waiting) = (self.ledger.sync_time(), self.ledger.waiting_since(now));
+            self.raft.note_disk(now, last, waiting);
             self.raft.tick(now);
             self.tick_transfers(now);
             self.ledger.wal.retry_space(&mut self.disk);

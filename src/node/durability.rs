@@ -66,11 +66,15 @@ impl Ledger {
         self.term <= self.wal.durable()
     }
 
-    /// How slow the disk is: how long the last write took to become durable, or how long
-    /// the oldest one that is not has been waiting, whatever is more.
-    pub(super) fn disk_lag(&self, now: Time) -> Duration {
-        let waiting = self.batches.front().map(|batch| now.since(batch.since));
-        self.sync_time.max(waiting.unwrap_or_default())
+    /// How long the last write took to become durable.
+    pub(super) fn sync_time(&self) -> Duration {
+        self.sync_time
+    }
+
+    /// For how long the oldest write that is not durable has been waiting.
+    pub(super) fn waiting_since(&self, now: Time) -> Duration {
+        let oldest = self.batches.front();
+        oldest.map_or(Duration::ZERO, |batch| now.since(batch.since))
     }
 
     /// Hands a write to the log, and returns the batch after which all up to and with

@@ -200,7 +200,7 @@ impl<D: Disk> Node<D> {
             peers: peers.collect(),
             members: members.collect(),
             members_index: raft.configuration_index(),
-            disk: self.ledger.disk_lag(now),
+            disk: self.ledger.sync_time().max(self.ledger.waiting_since(now)),
             tick_late_max: self.ticks.worst(),
             late_ticks: self.ticks.late,
             transferee: raft.transferee(),

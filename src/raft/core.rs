@@ -118,6 +118,7 @@ pub struct Raft {
     pub(super) follower_reads: FollowerReads,
     /// How slow the own disk is; see [`Raft::note_disk`].
     pub(super) disk: Duration,
+    pub(super) disk_is_stalled: bool,
     pub(super) out: Ready,
 }
 
@@ -154,6 +155,7 @@ impl Raft {
             // Not the numbers of an earlier life of this node, whose answers may still come.
             follower_reads: FollowerReads::new(config.seed / 2),
             disk: Duration::ZERO,
+            disk_is_stalled: false,
             leader_last: None,
             written_state: hard_state,
             stable_state: hard_state,

@@ -26,7 +26,7 @@ impl Raft {
     pub(super) fn campaign(&mut self, now: Time) {
         if !self.may_campaign() {
             self.election_deadline = Time::NEVER;
-        } else if self.disk_is_stalled() {
+        } else if self.disk_is_stalled {
             // Neither its vote nor its entries would count for anything.
             self.reset_election_timer(now);
         } else if self.is_pristine() && !self.is_turn_of(now, self.config.id) {

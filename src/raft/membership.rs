@@ -193,7 +193,7 @@ impl Raft {
         let (_, patience) = self.config.election_timeout;
         let heard = |id: NodeId| {
             let progress = leader.followers.get(&id);
-            id == self.config.id || progress.is_some_and(|p| p.heard + patience >= now)
+            id == self.config.id || progress.is_some_and(|p| p.counts && p.heard + patience >= now)
         };
         if !next.quorum().is_met(heard) {
             return Err(ChangeError::NotReached);

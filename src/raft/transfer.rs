@@ -83,7 +83,7 @@ impl Raft {
     }
 
     /// The voter that could take over best: the one of the highest priority among those
-    /// that are heard of and whose logs are longest.
+    /// that are heard of, whose disks are not slow, and whose logs are longest.
     #[must_use]
     pub fn best_successor(&self, now: Time) -> Option<NodeId> {
         let Role::Leader(leader) = &self.role else {
@@ -96,15 +96,15 @@ impl Raft {
                 let progress = leader.followers.get(id)?;
                 let fit = progress.counts
                     && progress.state == State::Replicate
-                    && progress.heard + patience >= now
-                    && progress.disk < self.config.disk_patience;
+                    && progress.heard + patience >= now;
+                let has_disk = progress.disk < self.config.disk_patience;
                 let rank = std::cmp::Reverse(self.membership.rank_of(*id));
                 // All who have what is committed are as good as each other.
                 let reached = progress.match_index.min(self.commit_index);
-                fit.then_some((reached, rank, *id))
+                fit.then_some((has_disk, reached, rank, *id))
             })
             .max()
-            .map(|(_, _, id)| id)
+            .map(|(_, _, _, id)| id)
     }
 
     /// Takes the next step of a hand-over.
@@ -145,7 +145,7 @@ impl Raft {
         if !matches!(self.role, Role::Follower)
             || self.leader.is_some_and(|leader| leader != from)
             || !self.may_campaign()
-            || self.disk_is_stalled()
+            || self.disk_is_stalled
         {
             return;
         }
@@ -163,25 +163,21 @@ impl Raft {
         }
     }
 
-    /// How slow the disk is at the moment: how long the last sync took, or how long the
-    /// oldest write that is not synced has been waiting, whatever is more. Followers tell
-    /// their leader; a leader whose disk makes no progress stands down, and nobody
-    /// campaigns with one.
-    pub fn note_disk(&mut self, now: Time, disk: Duration) {
+    /// How slow the disk is: how long the last write took to become durable, and for how long
+    /// the oldest that is not has been `waiting`. Followers tell their leader. A leader whose
+    /// disk makes no progress stands down, and nobody campaigns with one.
+    pub fn note_disk(&mut self, now: Time, last: Duration, waiting: Duration) {
         // In the unit in which others are told of it.
-        self.disk = Duration::from_micros(u64::try_from(disk.as_micros()).unwrap_or(u64::MAX));
+        let slower = last.max(waiting).as_micros();
+        self.disk = Duration::from_micros(u64::try_from(slower).unwrap_or(u64::MAX));
+        self.disk_is_stalled = waiting >= self.config.disk_patience;
         let voters = self.membership.quorum().voters().len();
-        if self.is_leader() && self.disk_is_stalled() && voters > 1 {
-            warn!(target: "Raft", "the disk makes no progress, step down: term={} for_ms={}", self.hard_state.term, disk.as_millis());
+        if self.is_leader() && self.disk_is_stalled && voters > 1 {
+            warn!(target: "Raft", "the disk makes no progress, step down: term={} for_ms={}", self.hard_state.term, waiting.as_millis());
             if let Some(to) = self.best_successor(now) {
                 self.send_timeout_now(to);
             }
             self.transition(now, Transition::Follower(self.hard_state.term, None));
         }
-    }
-
-    /// Whether the disk has made no progress for too long.
-    pub(super) fn disk_is_stalled(&self) -> bool {
-        self.disk >= self.config.disk_patience
     }
 }

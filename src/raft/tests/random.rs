@@ -113,7 +113,7 @@ fn fault_or_progress(cluster: &mut Cluster, rng: &mut StdRng, harsh: f64, step: 
             1 => drop(cluster.act(id, |raft, _| raft.forget_leader())),
             _ => {
                 let disk = Duration::from_millis(rng.random_range(0..3) * 1_500);
-                cluster.act(id, |raft, now| raft.note_disk(now, disk));
+                cluster.act(id, |raft, now| raft.note_disk(now, Duration::ZERO, disk));
             }
         },
         86 => cluster.read(leader, ReadId(step), false),
@@ -206,7 +206,9 @@ fn heal(cluster: &mut Cluster) {
             cluster.restart(id, false);
         }
         cluster.sync(id, usize::MAX);
-        cluster.act(id, |raft, now| raft.note_disk(now, Duration::ZERO));
+        cluster.act(id, |raft, now| {
+            raft.note_disk(now, Duration::ZERO, Duration::ZERO)
+        });
     }
     for _ in 0..40 {
         cluster.run(Duration::from_millis(250), 0);

@@ -473,7 +473,9 @@ fn operators(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
         "forget" => drop(cluster.act(args.node(0), |raft, _| raft.forget_leader())),
         "disk" => {
             let disk = args.duration(1).expect("a time");
-            cluster.act(args.node(0), |raft, now| raft.note_disk(now, disk));
+            cluster.act(args.node(0), |raft, now| {
+                raft.note_disk(now, Duration::ZERO, disk)
+            });
         }
         _ => return false,
     }

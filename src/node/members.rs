@@ -81,7 +81,10 @@ impl<D: Disk> Node<D> {
             Err(error) => {
                 let again = matches!(
                     error,
-                    ChangeError::Busy | ChangeError::InProgress | ChangeError::NotCaughtUp { .. }
+                    ChangeError::Busy
+                        | ChangeError::InProgress
+                        | ChangeError::NotReached
+                        | ChangeError::NotCaughtUp { .. }
                 );
                 let reason = error.to_string();
                 Some(OperatorAnswer::Declined { reason, again })

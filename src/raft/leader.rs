@@ -84,6 +84,11 @@ impl Leader {
 
     pub(super) fn take_read(&mut self, reader: Reader, commit: Index) {
         if commit < self.term_start {
+            if let Reader::Follower { from, .. } = reader {
+                // It asks one question at a time: an earlier one is void.
+                let same = |r: &Reader| matches!(r, Reader::Follower { from: f, .. } if *f == from);
+                self.early_reads.retain(|reader| !same(reader));
+            }
             self.early_reads.push(reader);
         } else {
             self.reads.push(reader, commit);

@@ -183,14 +183,15 @@ impl<D: Disk> RaftThread<D> {
         } = self.node.outputs();
         let outbox = &mut self.outbox;
         let to_peers = !messages.is_empty() || !hellos.is_empty() || members.is_some();
-        if let Some(members) = members.take() {
-            outbox.send_members(&members);
-        }
         for message in messages.drain(..) {
             outbox.send_peer(ToPeer::Message(message));
         }
         for (caller, reply) in hellos.drain(..) {
             outbox.send_peer(ToPeer::HelloReply(caller, reply));
+        }
+        // Behind what is still to be said to those who are members no more.
+        if let Some(members) = members.take() {
+            outbox.send_members(&members);
         }
         if to_peers {
             outbox.peers.ring();

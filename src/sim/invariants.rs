@@ -20,26 +20,28 @@
 //! 11. What a leader has sent and not heard of, and what it holds that is not committed, is
 //!     bounded ("Bounds"); so is what waits for a disk, unless a leader's hangs.
 //! 12. At the same applied index the state is the same (§5.3), every 16 entries and in the end.
+//! 13. Who belongs to the cluster is, up to the same commit index, the same for all: what the
+//!     log says, also where a snapshot stands in its place (§6, §7).
 //!
 //! When a node sends something (`promises.rs`):
 //!
-//! 13. One vote a node and term, over restarts too, and only by who may vote (§5.2).
-//! 14. Nobody speaks of a term, votes or confirms entries that a power failure at this very
+//! 14. One vote a node and term, over restarts too, and only by who may vote (§5.2).
+//! 15. Nobody speaks of a term, votes or confirms entries that a power failure at this very
 //!     moment could undo: tried on a copy of the disk (Figure 2, "persistent state"; "The
 //!     durability rule").
-//! 15. A confirmation covers no more than what is on the node's disk (§5.3).
-//! 16. Nobody is told of a commit that has not happened, or of a snapshot that does not end
+//! 16. A confirmation covers no more than what is on the node's disk (§5.3).
+//! 17. Nobody is told of a commit that has not happened, or of a snapshot that does not end
 //!     with a committed entry (§5.3, §7).
 //!
 //! When a node comes back:
 //!
-//! 17. Its term and its vote are those it has spoken of (§5.1, §5.2).
-//! 18. It has every entry that its disk had confirmed, and none that nobody ever made (§5.3).
+//! 18. Its term and its vote are those it has spoken of (§5.1, §5.2).
+//! 19. It has every entry that its disk had confirmed, and none that nobody ever made (§5.3).
 //!
 //! When a client is answered:
 //!
-//! 19. A read reflects all that was committed anywhere when it was asked (thesis §6.4).
-//! 20. A write that is acknowledged is in the committed log (§8).
+//! 20. A read reflects all that was committed anywhere when it was asked (thesis §6.4).
+//! 21. A write that is acknowledged is in the committed log (§8).
 //!
 //! In the end all stores are the same byte for byte, and what clients saw is linearizable.
 
@@ -65,6 +67,8 @@ pub(super) struct Watched {
     term: Term,
     commit: Index,
     applied: Index,
+    /// The version of its members that was looked at.
+    members: Option<u64>,
     /// The term that it leads.
     leads: Option<Term>,
     /// Its votes, its own for itself included, as far as it has spoken of them.
@@ -101,6 +105,9 @@ pub(super) struct Checker {
     /// The checksum of the state machine at each applied index that was looked at.
     states: BTreeMap<Index, u32>,
     members_changed: bool,
+    /// The members by the committed log: where they changed, and their checksum. The first
+    /// are those that the cluster began with.
+    members: Vec<(Index, u32)>,
     /// What each client asked last.
     pub(super) asked: BTreeMap<usize, Asked>,
 }
@@ -119,6 +126,7 @@ impl Checker {
         self.follow_log(raft);
         let leads = self.check_leader(raft);
         self.check_committed(raft);
+        self.check_members(raft);
         self.check_positions(node);
         self.check_bounds(raft);
         leads
@@ -227,6 +235,10 @@ impl Checker {
                 (None, Some(own)) => {
                     self.committed.push(own);
                     self.commands.insert(own.1);
+                    let entry = raft.log().get(index);
+                    if entry.is_some_and(|entry| matches!(entry.payload, Payload::Config(_))) {
+                        self.members.push((index, own.1));
+                    }
                 }
                 (Some(_), None) => {} // It came with a snapshot.
                 (None, None) => panic!("entry {index} was compacted before anyone committed it"),
@@ -267,6 +279,29 @@ impl Checker {
             );
         }
         self.commits.push((term, last.index));
+    }
+
+    /// Holds the members as a node has them against the committed log, when they are new.
+    fn check_members(&mut self, raft: &Raft) {
+        let watched = &mut self.nodes[raft.id().0 as usize];
+        let version = Some(raft.configuration_version());
+        if std::mem::replace(&mut watched.members, version) == version {
+            return;
+        }
+        let commit = raft.commit_index();
+        let bytes = raft.configuration_at(commit).encode();
+        let own = crc32fast::hash(&bytes) | 1;
+        if self.members.is_empty() {
+            self.members.push((Index::ZERO, own));
+        }
+        let known = self.members.iter().rfind(|(at, _)| *at <= commit);
+        let (at, known) = *known.expect("the first are from the beginning");
+        assert_eq!(
+            own,
+            known,
+            "{} has other members than those of entry {at}",
+            raft.id()
+        );
     }
 
     fn check_positions(&mut self, node: &Node<SimDisk>) {
@@ -357,6 +392,7 @@ impl Checker {
         watched.term = raft.term();
         watched.commit = Index::ZERO;
         watched.applied = Index::ZERO;
+        watched.members = None;
         watched.leads = None;
         self.after_step(node);
     }

@@ -146,6 +146,7 @@ pub(super) enum Event {
     Wake(usize),
     Send(usize),
     Restart(u64),
+    Pause(u64, u64, Duration),
     Resume(u64, u64),
     Fault,
     /// The end of a fault.
@@ -476,6 +477,11 @@ impl Simulation {
             }
             Event::Send(client) => self.send_request(client),
             Event::Restart(id) => self.restart(id),
+            Event::Pause(id, life, time) => {
+                if self.turmoil && self.places[id as usize].life == life {
+                    self.pause_for(id, time);
+                }
+            }
             Event::Resume(id, life) => {
                 if self.places[id as usize].life == life {
                     self.resume(id);

@@ -190,7 +190,7 @@ impl Simulation {
         self.pause_for(id, time)
     }
 
-    fn pause_for(&mut self, id: u64, time: Duration) -> bool {
+    pub(super) fn pause_for(&mut self, id: u64, time: Duration) -> bool {
         let place = &mut self.places[id as usize];
         if place.node().is_none() || place.paused {
             return false;
@@ -201,16 +201,21 @@ impl Simulation {
         true
     }
 
+    /// What it is sent stays away first, so that answers to its last rounds are among the
+    /// late mail, and then it is paused, before it misses them.
     fn make_zombie(&mut self) -> bool {
         let Some(leader) = self.leader() else {
             return false;
         };
+        let awake = Duration::from_millis(self.rng.random_range(60..200));
         let time = USUAL.mul_f64(self.rng.random_range(0.6..2.0));
-        let late = self.now + time.mul_f64(self.rng.random_range(0.7..1.0));
+        let late = self.now + awake + time.mul_f64(self.rng.random_range(0.7..1.0));
         for (from, to) in pairs(self.plan.nodes).filter(|(_, to)| *to == leader) {
             self.network.clog(from, to, late);
         }
-        self.pause_for(leader, time)
+        let life = self.places[leader as usize].life;
+        self.after(awake, Event::Pause(leader, life, time));
+        true
     }
 
     /// A node comes back with nothing. One at a time, and only while all others have

@@ -38,7 +38,7 @@ pub fn cores() -> usize {
 }
 
 /// Runs `count` seeds from `first` on, `jobs` at a time, and tells after each how far it
-/// has come. A panic of a run is a finding; it is printed as any other panic.
+/// has come. A panic of a run is a finding; it is printed as any other panic, and its seed.
 ///
 /// Seeds that would be above [`u64::MAX`] are not run.
 pub fn run_seeds(
@@ -76,10 +76,12 @@ fn run_each(
             outcome.elapsed = begin.elapsed();
             match result {
                 Ok(report) => outcome.total.add(&report),
-                Err(panic) => outcome.findings.push(Finding {
-                    seed,
-                    what: said(&*panic),
-                }),
+                Err(panic) => {
+                    // At once: whoever stops a long run must not lose it.
+                    eprintln!("finding in seed {seed}");
+                    let what = said(&*panic);
+                    outcome.findings.push(Finding { seed, what });
+                }
             }
             progress(&outcome);
         }

@@ -77,6 +77,9 @@ pub struct Outputs {
 const APPLY_ENTRIES_MAX: usize = 8_192;
 const APPLY_BYTES_MAX: usize = 16 << 20;
 
+/// How soon a full disk is asked for room again.
+const SPACE_RETRY: Duration = Duration::from_millis(100);
+
 /// One member of the cluster. See the module's docs.
 pub struct Node<D: Disk> {
     pub(super) config: NodeConfig,
@@ -91,6 +94,8 @@ pub struct Node<D: Disk> {
     pub(super) peers: Peers,
     pub(super) operators: Operators,
     pub(super) ticks: Ticks,
+    /// When a full disk is asked for room again.
+    space_retry: Time,
     pub(super) out: Outputs,
     /// The term that this node leads, as far as its clients have been told.
     leading: Option<Term>,
@@ -134,6 +139,7 @@ impl<D: Disk> Node<D> {
             peers,
             operators: Operators::default(),
             ticks: Ticks::default(),
+            space_retry: Time::NEVER,
             out: Outputs::default(),
             leading: None,
             failure: None,
@@ -144,8 +150,6 @@ impl<D: Disk> Node<D> {
     pub fn handle_peer(&mut self, now: Time, message: Message) {
         if self.failure.is_none() {
             self.raft.step(now, message);
-            // A follower that hears from its leader has no tick to ask again at.
-            self.ledger.wal.retry_space(&mut self.disk);
         }
     }
 
@@ -208,11 +212,12 @@ impl<D: Disk> Node<D> {
     pub fn tick(&mut self, now: Time) {
         if self.failure.is_none() {
             self.ticks.note(now, self.raft.next_deadline());
-            let (last, waiting) = (self.ledger.sync_time(), self.ledger.waiting_since(now));
-            self.raft.note_disk(now, last, waiting);
             self.raft.tick(now);
             self.tick_transfers(now);
-            self.ledger.wal.retry_space(&mut self.disk);
+            if now >= self.space_retry {
+                self.space_retry = Time::NEVER;
+                self.ledger.wal.retry_space(&mut self.disk);
+            }
         }
     }
 
@@ -230,6 +235,7 @@ impl<D: Disk> Node<D> {
             .next_deadline()
             .min(self.transfers.next_deadline())
             .min(self.stop_deadline())
+            .min(self.space_retry)
     }
 
     /// Carries out all that the batch of inputs since the last flush asks for.
@@ -237,7 +243,12 @@ impl<D: Disk> Node<D> {
         if self.failure.is_some() {
             return;
         }
+        let (last, waiting) = (self.ledger.sync_time(), self.ledger.waiting_since(now));
+        self.raft.note_disk(now, last, waiting);
         self.carry_out(now);
+        if self.space_retry == Time::NEVER && self.ledger.wal.stalled_for_space() {
+            self.space_retry = now + SPACE_RETRY;
+        }
         self.forget();
         self.apply();
         self.notice_leadership();

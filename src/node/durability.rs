@@ -61,11 +61,6 @@ impl Ledger {
         }
     }
 
-    /// Whether the current term is on disk.
-    fn term_is_durable(&self) -> bool {
-        self.term <= self.wal.durable()
-    }
-
     /// How long the last write took to become durable.
     pub(super) fn sync_time(&self) -> Duration {
         self.sync_time
@@ -224,10 +219,8 @@ impl<D: Disk> Node<D> {
             self.begin_transfer(now, to);
         }
         for (message, chunk) in chunks.drain(..) {
-            // A directory with a snapshot and without a log has lost it: first the log. And
-            // first the term, or a restart could find a snapshot of a term that it has never
-            // heard of. The leader sends again what is passed over here.
-            if self.ledger.wal.is_open() && self.ledger.term_is_durable() {
+            // A directory with a snapshot and without a log has lost it: first the log.
+            if self.ledger.wal.is_open() {
                 self.receive_chunk(now, message, chunk);
             }
         }

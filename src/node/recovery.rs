@@ -129,7 +129,7 @@ impl<D: Disk> Node<D> {
         };
         let (mut wal, recovered) = Wal::recover(&mut disk, options)?;
         let Recovered {
-            hard_state,
+            mut hard_state,
             snapshot_mark,
             entries,
             report,
@@ -155,9 +155,17 @@ impl<D: Disk> Node<D> {
             info!(target: "Wal", "cut off an incomplete write: at={:?} reason={}", torn.at, torn.reason);
         }
         let (log, reset) = join(last, snapshot_mark, entries);
-        if reset {
+        // A snapshot is of entries that others have committed, and may be on disk before the
+        // log has even their term. Nobody was told anything in that term, so there is no vote.
+        let is_newer = last.term > hard_state.term;
+        if is_newer {
+            hard_state.term = last.term;
+            hard_state.voted_for = None;
+        }
+        if reset || is_newer {
             let batch = Batch {
-                snapshot_mark: Some(last),
+                hard_state: is_newer.then_some(hard_state),
+                snapshot_mark: reset.then_some(last),
                 ..Batch::default()
             };
             wal.append(&mut disk, batch);

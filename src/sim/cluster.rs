@@ -187,8 +187,6 @@ pub(super) struct Place {
     pub(super) incarnation: u64,
     pub(super) state: State,
     pub(super) clock: Clock,
-    /// It has the right to vote, on its disk.
-    pub(super) established: bool,
     /// It has lost its directory, and does not vote yet.
     pub(super) lost: bool,
     /// It is not restarted any more until faults have stopped everywhere.
@@ -569,7 +567,6 @@ impl Place {
             incarnation: 1000 + id,
             state: State::Down(SimDisk::new()),
             clock: Clock::new(now, now, 0),
-            established: false,
             lost: false,
             stays_down: false,
             may_stop: false,

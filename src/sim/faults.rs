@@ -233,7 +233,6 @@ impl Simulation {
         place.state = State::Down(SimDisk::new());
         place.incarnation += 1000;
         place.lost = true;
-        place.established = false;
         place.full = false;
         self.checker.forget(NodeId(id));
         let time = draw_delay(&mut self.rng, USUAL);
@@ -316,13 +315,8 @@ impl Simulation {
         true
     }
 
-    /// Not the disk of a node that may not vote yet: such a node asks for room once, and not
-    /// again before it is restarted.
     fn fill_disk(&mut self, id: u64) -> bool {
         let place = &mut self.places[id as usize];
-        if !place.established {
-            return false;
-        }
         place.full = true;
         place.may_stop = true;
         place.disk_mut().set_no_space(true);

@@ -60,8 +60,7 @@ impl Simulation {
             return self.stop(id, &why);
         }
         let outputs = std::mem::take(node.outputs());
-        place.established = node.raft().may_vote();
-        place.lost &= !place.established;
+        place.lost &= !node.raft().may_vote();
         self.after_step(id);
         self.send_out(id, outputs);
         self.schedule(id);

@@ -62,6 +62,13 @@ impl Disk {
             self.entries.clear();
         }
         self.base = self.snapshot;
+        // As `node` has it: a snapshot can be on disk before its term is.
+        if self.snapshot.term > self.hard_state.term {
+            self.hard_state = HardState {
+                term: self.snapshot.term,
+                voted_for: None,
+            };
+        }
         Log::restore(self.base, self.entries.clone())
     }
 }
@@ -523,11 +530,6 @@ impl Cluster {
     fn install(&mut self, id: NodeId, message: &Message, chunk: &SnapshotChunk) {
         let now = self.now;
         let (snapshot, node) = (chunk.snapshot, self.node(id));
-        // As `node` has it: a term is on disk before a snapshot of it is.
-        let of_term = |batch: &Batch| batch.write.hard_state.is_some();
-        if node.pending.iter().any(of_term) {
-            return;
-        }
         let raft = node.raft.as_mut().expect("it has just been heard");
         let members = Configuration::decode(&chunk.data).expect("the members");
         if raft.install_snapshot(now, snapshot.last, members.clone()) {

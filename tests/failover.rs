@@ -167,7 +167,16 @@ fn all_seven_may_be_killed_at_once_and_nothing_acknowledged_is_lost() {
 
 #[test]
 fn a_leader_that_was_paused_serves_no_stale_read_when_it_wakes() {
-    let mut cluster = TestCluster::with_leader(3, &[]);
+    pause_leaders(&[]);
+}
+
+#[test]
+fn a_leader_with_a_lease_that_was_paused_serves_no_stale_read_when_it_wakes() {
+    pause_leaders(&["--read-lease"]);
+}
+
+fn pause_leaders(arguments: &[&str]) {
+    let mut cluster = TestCluster::with_leader(3, arguments);
     for round in 0..count("RAFTKV_ROUNDS", 3) {
         let old = cluster.wait_for_leader(SOON);
         let mut client = Client::new(cluster.clients());

@@ -9,6 +9,7 @@ mod support;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use raftkv::client::{Goal, OperatorError, pursue};
 use raftkv::sim::linearizability::{STEPS_MAX, check};
 use support::cluster::{SOON, TestCluster};
 use support::links::Links;
@@ -34,6 +35,8 @@ struct Scenario<'a> {
     cluster: &'a mut TestCluster,
     links: &'a mut dyn Links,
     random: &'a mut Random,
+    /// Whether members change, too.
+    changes_members: bool,
 }
 
 impl Scenario<'_> {
@@ -52,7 +55,7 @@ impl Scenario<'_> {
         let others = self.cluster.ids().filter(|node| *node != leader);
         // Longer than an election time-out, mostly.
         let duration = Duration::from_millis(100 + self.random.below(900));
-        match self.random.below(8) {
+        match self.random.below(if self.changes_members { 10 } else { 8 }) {
             0 => self.links.cut_off(leader),
             1 => self.part(leader),
             // It is heard and hears nobody; or the other way round.
@@ -69,6 +72,8 @@ impl Scenario<'_> {
                 std::thread::sleep(duration);
                 self.cluster.resume(leader);
             }
+            8 => return self.demote_for_a_while(leader, other),
+            9 => return self.remove_for_a_while(other),
             _ => {
                 self.links.lose(other, leader);
                 self.cluster.kill(leader);
@@ -78,6 +83,36 @@ impl Scenario<'_> {
         }
         std::thread::sleep(duration);
         self.links.heal();
+    }
+
+    /// A voter learns for a while, though the leader is heard badly when that is asked for.
+    fn demote_for_a_while(&mut self, leader: usize, node: usize) {
+        self.links.lose(leader, (leader + 1) % self.cluster.len());
+        // It may be too late when links are mended: then it is not so, and no harm done.
+        let _ = self.pursue(&Goal::Demote(node as u64), Duration::from_secs(2));
+        self.links.heal();
+        let promoted = self.pursue(&Goal::Promote(node as u64), SOON);
+        promoted.unwrap_or_else(|error| panic!("promote {node}: {error}"));
+    }
+
+    /// A node dies, is removed, comes back, and is added again.
+    fn remove_for_a_while(&mut self, node: usize) {
+        self.cluster.kill(node);
+        let removed = self.pursue(&Goal::Remove(node as u64), SOON);
+        removed.unwrap_or_else(|error| panic!("remove {node}: {error}"));
+        self.cluster.start(node);
+        let goal = Goal::Add {
+            id: node as u64,
+            peer: self.cluster.peer(node),
+            client: self.cluster.client(node),
+            learner: false,
+        };
+        let added = self.pursue(&goal, SOON);
+        added.unwrap_or_else(|error| panic!("add {node}: {error}"));
+    }
+
+    fn pursue(&self, goal: &Goal, limit: Duration) -> Result<(), OperatorError> {
+        pursue(self.cluster.clients(), goal, limit, |_| ())
     }
 
     /// The leader and less than half of the nodes on one side, the others on the other.
@@ -174,6 +209,7 @@ fn run_in_namespaces(mut namespaces: Namespaces, nodes: usize, random: &mut Rand
         cluster: &mut cluster,
         links: &mut namespaces,
         random,
+        changes_members: true,
     };
     scenario.run("namespaces", &clients, length);
 }
@@ -192,6 +228,7 @@ fn run_through_proxies(nodes: usize, length: Duration, random: &mut Random) {
         cluster: &mut cluster,
         links: &mut proxies,
         random,
+        changes_members: false,
     };
     scenario.run("proxies", &clients, length);
 }

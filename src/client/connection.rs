@@ -69,7 +69,9 @@ impl Connection {
         let failure = |reason| Failure { sent: true, reason };
         let body = self.receive(deadline).map_err(failure)?;
         let reply = decode_reply(body).map_err(|why| failure(garbage(why)))?;
-        if reply.sequence_id != sequence_id {
+        // What answers no call was said before any was read: that there are too many
+        // connections.
+        if reply.sequence_id != sequence_id && reply.sequence_id != 0 {
             return Err(failure(garbage("the answer to another call")));
         }
         Ok(reply)

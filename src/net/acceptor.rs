@@ -2,11 +2,12 @@
 //! on connections allow.
 
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use mio::net::{TcpListener, TcpStream};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -34,15 +35,25 @@ pub enum Sharing {
 pub struct ConnectionBudget {
     open: AtomicUsize,
     max: usize,
+    /// What is said to those who find it used up.
+    farewell: Bytes,
 }
 
 impl ConnectionBudget {
     /// A budget of `max` connections, to be shared by event loops.
     #[must_use]
     pub fn new(max: usize) -> Arc<ConnectionBudget> {
+        ConnectionBudget::with_farewell(max, Bytes::new())
+    }
+
+    /// A budget whose connections beyond `max` are sent `farewell`, as far as the system
+    /// takes it at once, and closed.
+    #[must_use]
+    pub fn with_farewell(max: usize, farewell: Bytes) -> Arc<ConnectionBudget> {
         Arc::new(ConnectionBudget {
             open: AtomicUsize::new(0),
             max,
+            farewell,
         })
     }
 
@@ -119,11 +130,13 @@ impl Acceptor {
     pub(super) fn accept(&mut self) -> Accepted {
         loop {
             match self.listener.accept() {
-                Ok((stream, peer)) => {
-                    return match self.budget.try_acquire() {
-                        Some(permit) => Accepted::Connection(stream, peer, permit),
-                        None => Accepted::OverBudget(peer),
+                Ok((mut stream, peer)) => {
+                    let Some(permit) = self.budget.try_acquire() else {
+                        // It is closed either way: who does not get it learns as much.
+                        let _ = stream.write(&self.budget.farewell);
+                        return Accepted::OverBudget(peer);
                     };
+                    return Accepted::Connection(stream, peer, permit);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.readable = false;

@@ -166,7 +166,20 @@ impl Io {
     /// # Errors
     /// What the system says: `AddrInUse` above all.
     pub fn listen(&mut self, addr: SocketAddr, sharing: Sharing) -> io::Result<ListenerId> {
-        let mut acceptor = Acceptor::bind(addr, sharing, self.budget.clone())?;
+        self.listen_within(addr, sharing, self.budget.clone())
+    }
+
+    /// As [`Io::listen`], with a budget of its own.
+    ///
+    /// # Errors
+    /// As [`Io::listen`].
+    pub fn listen_within(
+        &mut self,
+        addr: SocketAddr,
+        sharing: Sharing,
+        budget: Arc<ConnectionBudget>,
+    ) -> io::Result<ListenerId> {
+        let mut acceptor = Acceptor::bind(addr, sharing, budget)?;
         let id = ListenerId(self.acceptors.len() as u32);
         let token = Token(1 + self.acceptors.len());
         self.registry

@@ -585,8 +585,8 @@ fn a_peer_that_vanishes_is_noticed_by_what_it_does_not_acknowledge() {
 }
 
 #[test]
-fn more_connections_than_the_budget_allows_are_closed_and_room_is_used_again() {
-    let budget = ConnectionBudget::new(2);
+fn more_connections_than_the_budget_allows_are_told_and_closed_and_room_is_used_again() {
+    let budget = ConnectionBudget::with_farewell(2, bytes::Bytes::from_static(b"full"));
     let options = Options {
         budget: budget.clone(),
         ..Options::default()
@@ -595,7 +595,9 @@ fn more_connections_than_the_budget_allows_are_closed_and_room_is_used_again() {
     let (first, _) = reactor.connect();
     let (mut second, _) = reactor.connect();
     let mut third = client(reactor.addr);
-    assert_eq!(third.read(&mut [0; 1]).unwrap_or(0), 0);
+    let mut told = Vec::new();
+    third.read_to_end(&mut told).unwrap();
+    assert_eq!(told, b"full");
     second.write_all(&frame_of(b"unharmed")).unwrap();
     assert_eq!(read_frame(&mut second), b"unharmed");
     drop(first);

@@ -33,8 +33,10 @@ use crate::disk::{DataDir, DiskEvent, FileDisk};
 use crate::kv::SessionLimits;
 use crate::limits;
 use crate::mailbox::{self, Doorbell, Sender, TrySendError};
+use crate::mem::Buffer;
 use crate::net::{self, ConnectionBudget, ConnectionMap, EventLoop, Sharing};
-use crate::node::{Node, NodeConfig};
+use crate::node::{Answer, Node, NodeConfig};
+use crate::proto;
 use crate::raft::Configuration;
 use crate::server::clients::Clients;
 use crate::server::cores::{Cores, interrupt_nobody};
@@ -354,7 +356,9 @@ fn listen(
     seed: u64,
 ) -> Result<Listening, StartError> {
     let at = |addr| move |source| StartError::Listen { addr, source };
-    let budget = ConnectionBudget::new(limits::CONNECTIONS_MAX);
+    let mut busy = Buffer::default();
+    proto::encode_answer_frame(&mut busy, 0, &Answer::Busy, |_| None);
+    let budget = ConnectionBudget::with_farewell(limits::CONNECTIONS_MAX, busy.freeze());
     let mut loops = Vec::new();
     for number in 0..reactors {
         let options = net::Options {
@@ -366,9 +370,11 @@ fn listen(
     }
     // The peer port is not shared: it guards the client port, which is, against a
     // second process that would get a part of our clients unnoticed.
+    // And it has a budget of its own: clients, however many, keep no peer out.
+    let peer_budget = ConnectionBudget::new(limits::PEER_CONNECTIONS_MAX);
     let peer_listener = loops[0]
         .io()
-        .listen(peer, Sharing::Exclusive)
+        .listen_within(peer, Sharing::Exclusive, peer_budget)
         .map_err(at(peer))?;
     net::probe_port(client).map_err(at(client))?;
     for event_loop in &mut loops {

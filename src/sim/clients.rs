@@ -237,6 +237,16 @@ impl Client {
         }
     }
 
+    /// How often anything was sent.
+    pub(super) fn attempts(&self) -> u64 {
+        self.attempt
+    }
+
+    /// Whether the last attempt was this one, and what it was about is not decided.
+    pub(super) fn waits_for(&self, attempt: u64) -> bool {
+        self.attempt == attempt && self.current.is_some()
+    }
+
     /// What is sent now, and as which attempt.
     pub(super) fn attempt(&mut self) -> Option<(u64, Request)> {
         let current = self.current.as_ref()?;

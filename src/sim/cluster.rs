@@ -144,7 +144,8 @@ pub(super) enum Event {
     },
     TimeOut(usize, u64),
     Wake(usize),
-    Send(usize),
+    /// A client sends again what it has sent as this attempt, if no answer has come since.
+    Send(usize, u64),
     Restart(u64),
     Pause(u64, u64, Duration),
     Resume(u64, u64),
@@ -473,7 +474,11 @@ impl Simulation {
                     self.send_request(client);
                 }
             }
-            Event::Send(client) => self.send_request(client),
+            Event::Send(client, attempt) => {
+                if self.clients[client].waits_for(attempt) {
+                    self.send_request(client);
+                }
+            }
             Event::Restart(id) => self.restart(id),
             Event::Pause(id, life, time) => {
                 if self.turmoil && self.places[id as usize].life == life {
@@ -501,7 +506,8 @@ impl Simulation {
             }
             Next::Again => {
                 let pause = draw_delay(&mut self.rng, Duration::from_millis(20));
-                self.after(pause, Event::Send(client));
+                let attempt = self.clients[client].attempts();
+                self.after(pause, Event::Send(client, attempt));
             }
             Next::Ignore => {}
         }

@@ -13,6 +13,11 @@ pub(super) const OPERATOR: u32 = u32::MAX - 1;
 impl Simulation {
     /// Some change of the members, sensible or not: the leader has to tell.
     pub(super) fn change_members(&mut self, id: u64) -> bool {
+        if self.places.iter().any(|place| place.lost) {
+            // Two lost directories of three voters are beyond what any cluster survives, and
+            // so is one of two: no change makes a majority of those who have lost something.
+            return false;
+        }
         let count = self.rng.random_range(1..=3);
         let changes = (0..count).map(|_| self.draw_change()).collect();
         self.ask_leader(id, Request::Change(changes))

@@ -275,8 +275,13 @@ impl Recorder {
         self.client.sequence += 1;
         let sequence = self.client.sequence;
         let (key, mut action) = self.draw();
-        let request = self.request(&key, &action);
+        let mut request = self.request(&key, &action);
         let is_read = matches!(action, Action::Get | Action::Scan { .. });
+        // A third of what is read is read from whichever node.
+        if is_read && self.random.below(3) == 0 {
+            request.follower_read = true;
+            self.client.try_another();
+        }
         let mut invoked_ns = 0;
         let epoch = self.epoch;
         // What had no effect for sure need not be counted from its first attempt on.

@@ -20,11 +20,13 @@ export RAFTKV_TRICKLE_MS="${RAFTKV_TRICKLE_MS:-1000}"             # between two 
 export RAFTKV_STARTS="${RAFTKV_STARTS:-20}"                       # of a fresh cluster
 export RAFTKV_AGEING_UPDATES="${RAFTKV_AGEING_UPDATES:-100000}"   # in each of ten parts
 export RAFTKV_TRACED_PUTS="${RAFTKV_TRACED_PUTS:-1000}"
+export RAFTKV_KILLS="${RAFTKV_KILLS:-100}"                         # kills whose fail-over is timed
+export RAFTKV_LOAD_SECONDS="${RAFTKV_LOAD_SECONDS:-300}"           # of load that moves no leadership
 export RAFTKV_SEEDS="${RAFTKV_SEEDS:-20000}"                       # of the simulator
 
 tests=("$@")
 if [ ${#tests[@]} -eq 0 ]; then
-    tests=(layers wire_format start_order pin_cores bad_input bad_use failover linearizable namespaces catch_up synced_answers ageing scripts simulator)
+    tests=(layers wire_format start_order membership elections pin_cores bad_input bad_use failover linearizable namespaces catch_up synced_answers ageing scripts simulator)
 fi
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 

@@ -36,7 +36,7 @@ mod walk;
 pub use batch::Operations;
 pub use command::{ClientId, Command, DecodeError, Identity, WriteOp};
 pub use outcome::Outcome;
-pub use restore::{Restore, SnapshotError, SnapshotInfo};
+pub use restore::{Keep, Restore, SnapshotError, SnapshotInfo};
 pub use sessions::SessionLimits;
 pub use snapshot::SnapshotStep;
 pub use state_machine::StateMachine;

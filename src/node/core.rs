@@ -9,6 +9,7 @@ use log::error;
 use crate::disk::{Disk, DiskEvent, FileId};
 use crate::kv::{SessionLimits, StateMachine};
 use crate::limits;
+use crate::node::backup::Backups;
 use crate::node::durability::Ledger;
 use crate::node::install::Install;
 use crate::node::members::{Addresses, Operators};
@@ -90,6 +91,7 @@ pub struct Node<D: Disk> {
     pub(super) requests: Requests,
     pub(super) snapshots: Snapshots,
     pub(super) transfers: Transfers,
+    pub(super) backups: Backups,
     pub(super) install: Install,
     pub(super) peers: Peers,
     pub(super) operators: Operators,
@@ -135,6 +137,7 @@ impl<D: Disk> Node<D> {
             requests: Requests::default(),
             snapshots,
             transfers: Transfers::default(),
+            backups: Backups::default(),
             install,
             peers,
             operators: Operators::default(),
@@ -214,6 +217,9 @@ impl<D: Disk> Node<D> {
             self.ticks.note(now, self.raft.next_deadline());
             self.raft.tick(now);
             self.tick_transfers(now);
+            if self.backups.expire(now) {
+                self.snapshots.forget_soon();
+            }
             if now >= self.space_retry {
                 self.space_retry = Time::NEVER;
                 self.ledger.wal.retry_space(&mut self.disk);
@@ -234,6 +240,7 @@ impl<D: Disk> Node<D> {
         self.raft
             .next_deadline()
             .min(self.transfers.next_deadline())
+            .min(self.backups.next_deadline())
             .min(self.stop_deadline())
             .min(self.space_retry)
     }
@@ -287,7 +294,10 @@ impl<D: Disk> Node<D> {
 
     fn file_read(&mut self, id: FileId, offset: u64, data: &Bytes) {
         match id {
-            FileId::Snapshot(last) => self.chunk_read(last, offset, data),
+            FileId::Snapshot(last) => {
+                self.backup_read(last, offset, data);
+                self.chunk_read(last, offset, data);
+            }
             FileId::SnapshotIncoming { .. } => self.incoming_read(id, offset, data),
             FileId::SnapshotDraft(_) | FileId::Peers | FileId::PeersDraft => {}
         }

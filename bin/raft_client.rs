@@ -395,7 +395,16 @@ fn operator_command(cli: &Cli, name: &str, args: &[OsString]) -> Result<Command,
 
 /// What is to be done with the file of a backup.
 fn backup_command(cli: &Cli, name: &str, args: &[OsString]) -> Result<Command, End> {
-    let is_other = cli.raw || cli.json || cli.follower || cli.no_redirect || cli.learner;
+    let is_other = cli.raw
+        || cli.json
+        || cli.follower
+        || cli.no_redirect
+        || cli.learner
+        || cli.absent
+        || cli.remove
+        || cli.from.is_some()
+        || cli.until.is_some()
+        || cli.limit.is_some();
     let task = match (name, cli.verify) {
         ("backup", true) => backup::Task::Verify,
         ("backup", false) => backup::Task::Fetch { force: cli.force },

@@ -16,6 +16,8 @@
 //! | `transfer.rs` | sending a snapshot to a follower |
 //! | `install.rs` | receiving one |
 //! | `backup.rs` | handing one out as a backup |
+//! | `space.rs` | a full disk: what goes on, who leads instead |
+//! | `state_check.rs` | comparing the own state with that of other nodes |
 //! | `members.rs` | operators: changes of the members, leadership, an orderly stop |
 //! | `peers.rs` | who is who: incarnations, lost directories, the right to vote |
 //! | `recovery.rs` | what the disk has at a start |
@@ -31,6 +33,8 @@ mod recovery;
 mod requests;
 mod scan;
 mod snapshots;
+mod space;
+mod state_check;
 mod status;
 mod transfer;
 

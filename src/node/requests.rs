@@ -248,7 +248,9 @@ impl<D: Disk> Node<D> {
                 self.wait_to_read(caller, Lookup::Range(scan), anywhere)
             }
             Request::Write { .. } if !self.raft.is_leader() => Some(self.not_leading()),
-            Request::Write { grows: true, .. } if self.ledger.wal.stalled_for_space() => {
+            Request::Write { grows: true, .. } if self.space.is_full() => Some(Answer::NoSpace),
+            // The reserve is used up: nothing could be written before there is room.
+            Request::Write { .. } if self.space.is_full() && self.ledger.wal.waiting() > 0 => {
                 Some(Answer::NoSpace)
             }
             Request::Write { command, .. } => self.propose(caller, command),

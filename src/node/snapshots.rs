@@ -226,9 +226,30 @@ impl<D: Disk> Node<D> {
                 "no space left on this node's disk for a snapshot; try another node with --addr",
             );
             self.machine.abort_snapshot();
+            if self.forget_older() {
+                // There may be room now.
+                return;
+            }
             // Half of the way to the next try: a disk that stays full is not hammered.
             self.snapshots.log_bytes /= 2;
         }
+    }
+
+    /// Removes the snapshots before the newest, which are kept in case that one is damaged:
+    /// room is what lacks now. Whether there was one.
+    fn forget_older(&mut self) -> bool {
+        let (transfers, backups) = (&self.transfers, &self.backups);
+        let disk = &mut self.disk;
+        let newest = self.snapshots.newest.map(|newest| newest.last);
+        let before = self.snapshots.kept.len();
+        self.snapshots.kept.retain(|last| {
+            let keep = newest == Some(*last) || transfers.sends(*last) || backups.holds(*last);
+            if !keep {
+                disk.remove_file(FileId::Snapshot(*last));
+            }
+            keep
+        });
+        self.snapshots.kept.len() < before
     }
 
     /// Gives up a snapshot that is being taken: the state is about to be replaced.

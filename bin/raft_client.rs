@@ -4,6 +4,8 @@
 //! Exit codes: 0 done, 1 refused by the store, 2 wrong usage, 3 cluster not
 //! reachable, timed out, or the result could not be printed.
 
+#[path = "raft_client/backup.rs"]
+mod backup;
 #[path = "raft_client/batch.rs"]
 mod batch;
 #[path = "raft_client/members.rs"]
@@ -24,6 +26,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Parser;
 use clap::error::ErrorKind;
+use raftkv::client::backup::BackupError;
 use raftkv::client::protocol::Operation;
 use raftkv::client::{
     Client, ClientError, ClientOptions, Goal, OperatorError, Outcome, Range, WriteOp, pursue,
@@ -49,7 +52,8 @@ const TIMEOUT_SECS_MAX: f64 = 86_400.0;
                       batch [OPERATION...] | scan [PREFIX] [--from K] [--until K] [--limit N] [--json | --raw] |\n       \
                       status [--json] | transfer N | members [--json] |\n       \
                       members add [--learner] N PEER CLIENT | members promote|demote|remove N |\n       \
-                      members replace OLD N PEER CLIENT",
+                      members replace OLD N PEER CLIENT |\n       \
+                      backup [--force] FILE | backup --verify FILE | restore [--force] FILE",
     after_help = "A value of `-` is read from stdin. Write `--` before a key or value that begins with `--`.\n\
                   cas sets a key that holds EXPECTED to NEW; --absent: one that does not exist; --remove: removes it.\n\
                   batch carries out all operations at one moment, or none: put K V, update K V, remove K,\n  \
@@ -57,6 +61,9 @@ const TIMEOUT_SECS_MAX: f64 = 86_400.0;
                     them from stdin, one a line: words between blanks, \"quoted\" or with \\n \\t \\xNN escapes.\n\
                   scan prints a line an entry, KEY, tab, VALUE, in the order of the keys. Up to 4096 entries or 1 MiB\n  \
                     are of one moment; what follows is of a later one.\n\
+                  backup writes all that is acknowledged when it begins into FILE, from the first node that answers;\n  \
+                    --verify reads one to its end. restore writes its keys into a cluster that has none. For both\n  \
+                    --timeout is for how long there may be no progress.\n\
                   Without --addr the nodes of the cluster are asked in turn, 127.0.0.1:4397 first.\n\
                   Exit codes: 0 done, 1 refused by the store, 2 wrong usage, 3 not reachable or timed out."
 )]
@@ -67,7 +74,8 @@ struct Cli {
     /// The cluster's TOML file, for the addresses in it
     #[arg(long, value_name = "FILE", conflicts_with = "addr")]
     cluster: Option<PathBuf>,
-    /// Every command ends within this [default: 5; 300 where a new member has to catch up]
+    /// Every command ends within this [default: 5; 300 where a new member has to catch up; 60 for backup
+    /// and restore]
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     timeout: Option<Duration>,
     /// Do not go where a node says that the leader is
@@ -87,6 +95,12 @@ struct Cli {
     /// leader from where on it may, so what it says is as recent
     #[arg(long)]
     follower: bool,
+    /// With backup: replace FILE. With restore: though the cluster holds keys
+    #[arg(long)]
+    force: bool,
+    /// With backup: read FILE, and say whether it is one
+    #[arg(long, conflicts_with = "force")]
+    verify: bool,
     /// With cas: the key must not exist
     #[arg(long)]
     absent: bool,
@@ -131,6 +145,7 @@ enum Command {
     Status,
     Members,
     Pursue(Goal),
+    Backup(backup::Backup),
 }
 
 /// How long a command takes at most, if nothing else is said.
@@ -190,6 +205,7 @@ fn run_or_end(cli: &Cli) -> Result<End, End> {
     };
     let timeout = cli.timeout.unwrap_or(match &command {
         Command::Pursue(goal) if members::takes_long(goal) => members::CATCH_UP_TIMEOUT,
+        Command::Backup(_) => backup::PATIENCE,
         _ => TIMEOUT,
     });
     let options = ClientOptions {
@@ -257,6 +273,22 @@ fn run_or_end(cli: &Cli) -> Result<End, End> {
             })
         }
         Command::Scan(scan) => Ok(run_scan(scan, &mut client)),
+        Command::Backup(backup) => match backup.run(client.addrs(), timeout) {
+            Ok(line) => Ok(End::line(line, 0)),
+            Err(error) => Err(no_backup(error)),
+        },
+    }
+}
+
+fn no_backup(error: BackupError) -> End {
+    match error {
+        BackupError::Refused(_) | BackupError::Damaged(_) => {
+            End::line(format!("refused: {error}"), REFUSED)
+        }
+        BackupError::NotReached(_) | BackupError::File(_) => {
+            End::Error(error.to_string(), NOT_REACHED)
+        }
+        BackupError::Write(error) => failed(error),
     }
 }
 
@@ -290,6 +322,9 @@ fn command(cli: &Cli) -> Result<Command, End> {
     if let Some(name @ ("members" | "transfer")) = name.to_str() {
         return operator_command(cli, name, args);
     }
+    if let Some(name @ ("backup" | "restore")) = name.to_str() {
+        return backup_command(cli, name, args);
+    }
     let (name, wanted) = match name.to_str() {
         Some(name @ ("put" | "update")) => (name, 2..=2),
         Some(name @ ("get" | "remove" | "delete")) => (name, 1..=1),
@@ -303,6 +338,8 @@ fn command(cli: &Cli) -> Result<Command, End> {
     let is_narrowed = cli.from.is_some() || cli.until.is_some() || cli.limit.is_some();
     if !wanted.contains(&args.len())
         || cli.learner
+        || cli.force
+        || cli.verify
         || (cli.follower && !matches!(name, "get" | "scan"))
         || (cli.raw && !matches!(name, "get" | "scan"))
         || (cli.json && !matches!(name, "status" | "scan"))
@@ -343,7 +380,8 @@ fn operator_command(cli: &Cli, name: &str, args: &[OsString]) -> Result<Command,
     let words: Option<Vec<&str>> = args.iter().map(|word| word.to_str()).collect();
     let words = words.ok_or_else(wrong)?;
     let list = name == "members" && words.is_empty();
-    if cli.raw || cli.follower || cli.no_redirect || (cli.json && !list) {
+    if cli.force || cli.verify || cli.raw || cli.follower || cli.no_redirect || (cli.json && !list)
+    {
         return Err(wrong());
     }
     match (name, &words[..]) {
@@ -356,6 +394,33 @@ fn operator_command(cli: &Cli, name: &str, args: &[OsString]) -> Result<Command,
             .map(|id| Command::Pursue(Goal::Lead(id)))
             .map_err(|_| wrong()),
         _ => Err(wrong()),
+    }
+}
+
+/// What is to be done with the file of a backup.
+fn backup_command(cli: &Cli, name: &str, args: &[OsString]) -> Result<Command, End> {
+    let is_other = cli.raw
+        || cli.json
+        || cli.follower
+        || cli.no_redirect
+        || cli.learner
+        || cli.absent
+        || cli.remove
+        || cli.from.is_some()
+        || cli.until.is_some()
+        || cli.limit.is_some();
+    let task = match (name, cli.verify) {
+        ("backup", true) => backup::Task::Verify,
+        ("backup", false) => backup::Task::Fetch { force: cli.force },
+        (_, false) => backup::Task::Restore { force: cli.force },
+        (_, true) => return Err(End::usage("invalid parameter!")),
+    };
+    match args {
+        [file] if !is_other => Ok(Command::Backup(backup::Backup {
+            task,
+            file: file.into(),
+        })),
+        _ => Err(End::usage("invalid parameter!")),
     }
 }
 

@@ -48,6 +48,9 @@ pub const UNAPPLIED_ENTRIES_MAX: u64 = 65_536;
 /// One chunk of a snapshot on its way to a follower, in bytes.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 
+/// After so many entries each node hashes its state, for the others to compare.
+pub const STATE_CHECK_ENTRIES: u64 = 256;
+
 /// One segment of the log, in bytes, if not configured otherwise.
 pub const SEGMENT_BYTES: u64 = 16 << 20;
 /// What header, batch headers and hard state take of a segment at most, in bytes.

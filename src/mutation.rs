@@ -71,11 +71,13 @@ mod switch {
         AppliedTwice,
         /// Who has lost its directory votes at once.
         ForgetfulVoter,
+        /// A node applies some entries differently from the others.
+        AppliedDifferently,
     }
 
     impl Mutation {
         /// All of them.
-        pub(crate) const ALL: [Mutation; 22] = [
+        pub(crate) const ALL: [Mutation; 23] = [
             Mutation::VoteNotPersisted,
             Mutation::TermNotAwaited,
             Mutation::SecondVote,
@@ -98,6 +100,7 @@ mod switch {
             Mutation::StaleTailKept,
             Mutation::AppliedTwice,
             Mutation::ForgetfulVoter,
+            Mutation::AppliedDifferently,
         ];
     }
 

@@ -244,6 +244,7 @@ fn peer_seeds() -> Vec<(String, Vec<u8>)> {
                 round: 5,
                 last: Index(9),
                 lease: true,
+                state: None,
             },
         ),
         (
@@ -267,6 +268,8 @@ fn peer_seeds() -> Vec<(String, Vec<u8>)> {
             Body::HeartbeatReply {
                 round: 5,
                 disk: Duration::from_millis(3),
+                full: false,
+                state: None,
             },
         ),
         ("read-index", 8, Body::ReadIndex { context: 9 }),

@@ -57,6 +57,14 @@ struct Said {
     transferee: Option<u64>,
     snapshots_taken: Option<u64>,
     snapshots_installed: Option<u64>,
+    /// There is no room for more on its disk.
+    disk_full: Option<bool>,
+    /// Where it last hashed its state for comparison with others', and the hash, hexadecimal.
+    state_index: Option<u64>,
+    state_hash: Option<String>,
+    /// Where another node had another one; absent if none had.
+    differs_index: Option<u64>,
+    differs_from: Option<u64>,
     uptime_ms: Option<u64>,
     /// Hexadecimal: JSON numbers are not exact above 2^53.
     incarnation: Option<String>,
@@ -75,6 +83,7 @@ struct Peer {
     silent_ms: u64,
     round_trip_us: u64,
     disk_us: u64,
+    disk_full: bool,
 }
 
 impl Row {
@@ -155,6 +164,13 @@ impl Said {
             transferee: u64::try_from(said.transferee).ok(),
             snapshots_taken: Some(said.snapshots_taken),
             snapshots_installed: Some(said.snapshots_installed),
+            disk_full: Some(said.disk_full),
+            state_index: Some(said.state_index),
+            state_hash: Some(format!("{:016x}", said.state_hash)),
+            differs_index: Some(said.differs_index).filter(|index| *index > 0),
+            differs_from: u64::try_from(said.differs_from)
+                .ok()
+                .filter(|_| said.differs_index > 0),
             uptime_ms: Some(said.uptime_ms),
             incarnation: Some(format!("{:016x}", said.incarnation)),
             version: Some(said.version),
@@ -186,6 +202,14 @@ fn complaints(row: &Row) -> Vec<String> {
     let ms = |us: u64| us / 1000;
     let over = |value: Option<u64>, limit| value.filter(|value| *value >= limit);
     let mut found = Vec::new();
+    if said.disk_full == Some(true) {
+        found.push("no space left on its disk: it takes no writes but removes".to_owned());
+    }
+    if let (Some(index), Some(from)) = (said.differs_index, said.differs_from) {
+        found.push(format!(
+            "its state differs from that of node {from} at index {index}: one of them is wrong"
+        ));
+    }
     if let Some(us) = over(said.disk_us, SLOW_DISK_US) {
         found.push(format!(
             "slow disk, a write takes {} ms to be durable",
@@ -227,6 +251,7 @@ impl Peer {
             silent_ms: peer.silent_ms,
             round_trip_us: peer.round_trip_us,
             disk_us: peer.disk_us,
+            disk_full: peer.disk_full,
         }
     }
 }

@@ -23,9 +23,11 @@
 //! `protocol` builds requests and understands answers without any I/O, for programs
 //! that have an event loop of their own; `request` is its fast way for programs that
 //! send many; `connection` is the blocking socket;
-//! [`status_of`] asks many nodes at once; [`pursue`] changes the members of the cluster
+//! [`status_of`] asks many nodes at once; [`backup`] fetches snapshots and writes them
+//! back; [`pursue`] changes the members of the cluster
 //! and who leads it.
 
+pub mod backup;
 mod blocking;
 mod connection;
 mod error;

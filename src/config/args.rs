@@ -63,6 +63,9 @@ struct Cli {
     /// Log kept at most behind a snapshot that is being sent [default: 64 MiB]
     #[arg(long, value_name = "N")]
     snapshot_hold_bytes: Option<u64>,
+    /// Bytes a second that are sent of snapshots, 0 for no limit [default: 64 MiB]
+    #[arg(long, value_name = "N")]
+    snapshot_send_bytes_per_sec: Option<u64>,
     /// A follower campaigns after a random time of silence in this range [default: 150-300]
     #[arg(long, value_name = "MIN-MAX", value_parser = range_ms)]
     election_timeout_ms: Option<(Duration, Duration)>,
@@ -229,6 +232,10 @@ impl Cli {
         set(&mut tuning.snapshot_log_bytes, self.snapshot_log_bytes);
         set(&mut tuning.snapshot_tail_bytes, self.snapshot_tail_bytes);
         set(&mut tuning.snapshot_hold_bytes, self.snapshot_hold_bytes);
+        set(
+            &mut tuning.snapshot_send_bytes_per_sec,
+            self.snapshot_send_bytes_per_sec,
+        );
         set(&mut tuning.segment_bytes, self.segment_bytes);
         set(&mut tuning.heartbeat, ms(self.heartbeat_ms));
         if let Some((min, max)) = self.election_timeout_ms {

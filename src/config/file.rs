@@ -18,6 +18,7 @@
 //! snapshot_log_bytes = 16777216
 //! snapshot_tail_bytes = 4194304
 //! snapshot_hold_bytes = 67108864
+//! snapshot_send_bytes_per_sec = 67108864
 //! ```
 //!
 //! A key that is not listed here is an error, so that a typing error does not
@@ -79,6 +80,7 @@ struct Log {
     snapshot_log_bytes: Option<u64>,
     snapshot_tail_bytes: Option<u64>,
     snapshot_hold_bytes: Option<u64>,
+    snapshot_send_bytes_per_sec: Option<u64>,
 }
 
 impl Config {
@@ -157,6 +159,9 @@ fn tuning(raft: &Raft, log: &Log) -> Tuning {
         snapshot_hold_bytes: log
             .snapshot_hold_bytes
             .unwrap_or(default.snapshot_hold_bytes),
+        snapshot_send_bytes_per_sec: log
+            .snapshot_send_bytes_per_sec
+            .unwrap_or(default.snapshot_send_bytes_per_sec),
         segment_bytes: log.segment_bytes.unwrap_or(default.segment_bytes),
         reactors: default.reactors,
         pin_cores: default.pin_cores,

@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::config::ConfigError;
 use crate::limits;
 
+/// A slower transfer would hold back the log for longer than it is kept.
+const SNAPSHOT_SEND_MIN: u64 = 1 << 20;
 /// The smallest segment that takes the largest entry.
 const SEGMENT_BYTES_MIN: u64 = (limits::COMMAND_BYTES_MAX + limits::ENTRY_OVERHEAD_BYTES) as u64
     + limits::SEGMENT_OVERHEAD_BYTES;
@@ -36,6 +38,9 @@ pub struct Tuning {
     /// How much log is kept at most behind a snapshot that is being sent, in bytes.
     /// Default 64 MiB.
     pub snapshot_hold_bytes: u64,
+    /// So many bytes a second are sent of snapshots, to all followers together; 0: as many
+    /// as they take. Default 64 MiB.
+    pub snapshot_send_bytes_per_sec: u64,
     /// One segment of the log, in bytes. Default [`limits::SEGMENT_BYTES`].
     pub segment_bytes: u64,
     /// Event loops. Default: one a core but the raft thread's, at least one.
@@ -62,6 +67,7 @@ impl Default for Tuning {
             snapshot_log_bytes: 16 << 20,
             snapshot_tail_bytes: 4 << 20,
             snapshot_hold_bytes: 64 << 20,
+            snapshot_send_bytes_per_sec: 64 << 20,
             segment_bytes: limits::SEGMENT_BYTES,
             reactors: (cores - 1).max(1),
             pin_cores: false,
@@ -119,6 +125,10 @@ impl Tuning {
                 "snapshot_hold_bytes: {} is less than snapshot_tail_bytes, {}",
                 self.snapshot_hold_bytes, self.snapshot_tail_bytes
             )
+        } else if (1..SNAPSHOT_SEND_MIN).contains(&self.snapshot_send_bytes_per_sec) {
+            format!(
+                "snapshot_send_bytes_per_sec: must be at least {SNAPSHOT_SEND_MIN}, or 0 for no limit"
+            )
         } else if !(1..=REACTORS_MAX).contains(&self.reactors) {
             format!("reactors: must be from 1 to {REACTORS_MAX}")
         } else {
@@ -157,6 +167,8 @@ mod tests {
         assert!(refusal(|t| t.segment_bytes = 4096).starts_with("segment_bytes"));
         assert!(refusal(|t| t.snapshot_log_bytes = 0).starts_with("snapshot_log_bytes"));
         assert!(refusal(|t| t.snapshot_hold_bytes = 1).starts_with("snapshot_hold_bytes"));
+        let slow = refusal(|t| t.snapshot_send_bytes_per_sec = 1000);
+        assert!(slow.starts_with("snapshot_send_bytes_per_sec"));
         assert!(refusal(|t| t.reactors = 0).starts_with("reactors"));
     }
 }

@@ -13,6 +13,7 @@
 //!   store
 //! - [`snapshot`]: the file format of a state; `walk` takes one beside writes,
 //!   [`restore`] reads it back
+//! - `digest`: a hash of the store, which replicas compare
 //!
 //! Imports only `types`, `limits` and `mem`. Start with [`StateMachine::apply`].
 
@@ -21,6 +22,7 @@
 pub mod batch;
 mod codec;
 pub mod command;
+mod digest;
 mod implicit;
 mod node;
 mod outcome;
@@ -36,7 +38,7 @@ mod walk;
 pub use batch::Operations;
 pub use command::{ClientId, Command, DecodeError, Identity, WriteOp};
 pub use outcome::Outcome;
-pub use restore::{Restore, SnapshotError, SnapshotInfo};
+pub use restore::{Keep, Restore, SnapshotError, SnapshotInfo};
 pub use sessions::SessionLimits;
 pub use snapshot::SnapshotStep;
 pub use state_machine::StateMachine;

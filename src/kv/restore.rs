@@ -72,9 +72,34 @@ enum Stage {
     Failed(SnapshotError),
 }
 
+/// What becomes of the keys and values of a snapshot. They come in the order of the keys.
+pub trait Keep {
+    /// Takes the next.
+    fn keep(&mut self, key: &[u8], value: &[u8]);
+}
+
+impl Keep for SkipList {
+    fn keep(&mut self, key: &[u8], value: &[u8]) {
+        self.insert_new(key, value);
+    }
+}
+
+/// They are looked at and let go.
+impl Keep for () {
+    fn keep(&mut self, _: &[u8], _: &[u8]) {}
+}
+
+/// They wait to be taken: after each [`Restore::feed`] those of the blocks that it has
+/// completed.
+impl Keep for Vec<(Bytes, Bytes)> {
+    fn keep(&mut self, key: &[u8], value: &[u8]) {
+        self.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+    }
+}
+
 /// A state that is being read from a snapshot.
 #[derive(Debug)]
-pub struct Restore {
+pub struct Restore<K = SkipList> {
     stage: Stage,
     /// The part that is being collected: header, block or footer.
     part: Vec<u8>,
@@ -84,7 +109,10 @@ pub struct Restore {
     crc: crc32fast::Hasher,
     last: EntryId,
     configuration: Bytes,
-    store: SkipList,
+    kept: K,
+    keys: u64,
+    data_bytes: u64,
+    charged_bytes: u64,
     sessions: Sessions,
     store_bytes_max: u64,
     last_key: Vec<u8>,
@@ -94,6 +122,26 @@ impl Restore {
     /// Nothing read yet. The limits must be those of the node that took the snapshot.
     #[must_use]
     pub fn new(limits: SessionLimits) -> Restore {
+        Restore::keeping(SkipList::new(), limits)
+    }
+
+    /// The state and the configuration, if all of the file was fed.
+    ///
+    /// # Errors
+    /// If the end is missing, or whatever [`Restore::feed`] had found.
+    pub fn finish(self) -> Result<(StateMachine, Bytes), SnapshotError> {
+        self.info()?;
+        let mut state = StateMachine::from_parts(self.kept, self.sessions, self.last);
+        state.set_store_bytes_max(self.store_bytes_max);
+        Ok((state, self.configuration))
+    }
+}
+
+impl<K: Keep> Restore<K> {
+    /// As [`Restore::new`], but keys and values go into `kept`: nothing else of the
+    /// snapshot is held in memory but its sessions and one block.
+    #[must_use]
+    pub fn keeping(kept: K, limits: SessionLimits) -> Restore<K> {
         Restore {
             stage: Stage::Header,
             part: Vec::new(),
@@ -101,7 +149,10 @@ impl Restore {
             crc: crc32fast::Hasher::new(),
             last: EntryId::ZERO,
             configuration: Bytes::new(),
-            store: SkipList::new(),
+            kept,
+            keys: 0,
+            data_bytes: 0,
+            charged_bytes: 0,
             sessions: Sessions::new(limits),
             store_bytes_max: STORE_BYTES_MAX,
             last_key: Vec::new(),
@@ -297,10 +348,14 @@ impl Restore {
         if key <= self.last_key.as_slice() {
             return Err("keys out of order");
         }
-        if self.store.charged_bytes() + charge_bytes(key, value) > self.store_bytes_max {
+        let charged_bytes = self.charged_bytes + charge_bytes(key, value);
+        if charged_bytes > self.store_bytes_max {
             return Err("more than a store holds");
         }
-        self.store.insert_new(key, value);
+        self.kept.keep(key, value);
+        self.keys += 1;
+        self.data_bytes += (key.len() + value.len()) as u64;
+        self.charged_bytes = charged_bytes;
         self.last_key.clear();
         self.last_key.extend_from_slice(key);
         Ok(())
@@ -324,22 +379,22 @@ impl Restore {
 
     fn counts(&self) -> Counts {
         Counts {
-            keys: self.store.len() as u64,
-            data_bytes: self.store.data_bytes(),
+            keys: self.keys,
+            data_bytes: self.data_bytes,
             implicit: self.sessions.implicit_count() as u64,
             explicit: self.sessions.explicit_count() as u64,
         }
     }
 
-    /// The state and the configuration, if all of the file was fed.
-    ///
-    /// # Errors
-    /// If the end is missing, or whatever [`Restore::feed`] had found.
-    pub fn finish(self) -> Result<(StateMachine, Bytes), SnapshotError> {
-        self.info()?;
-        let mut state = StateMachine::from_parts(self.store, self.sessions, self.last);
-        state.set_store_bytes_max(self.store_bytes_max);
-        Ok((state, self.configuration))
+    /// Keys and values as far as they were read.
+    pub fn kept(&mut self) -> &mut K {
+        &mut self.kept
+    }
+
+    /// How many keys were read so far.
+    #[must_use]
+    pub fn keys(&self) -> u64 {
+        self.keys
     }
 
     /// What was read, if all of the file was fed.
@@ -350,8 +405,8 @@ impl Restore {
         match self.stage {
             Stage::End => Ok(SnapshotInfo {
                 last: self.last,
-                keys: self.store.len() as u64,
-                data_bytes: self.store.data_bytes(),
+                keys: self.keys,
+                data_bytes: self.data_bytes,
                 total_bytes: self.part_offset,
                 checksum: self.crc.clone().finalize(),
             }),

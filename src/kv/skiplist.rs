@@ -36,6 +36,7 @@ use allocator_api2::alloc::Allocator;
 use allocator_api2::vec::Vec as AllocVec;
 
 use super::StoreAlloc;
+use super::digest;
 use super::node::{self, HEAD, IN_BLOCK, KEY_AT, granules_for};
 use super::row::{self, Link, Mark, ROW_GRANULES, Row, Search};
 use super::slab::Arena;
@@ -80,6 +81,7 @@ pub struct SkipList<A: Allocator + Clone = StoreAlloc> {
     len: usize,
     data_bytes: u64,
     charged_bytes: u64,
+    digest: u64,
     block_bytes: u64,
 }
 
@@ -123,6 +125,7 @@ impl<A: Allocator + Clone> SkipList<A> {
             len: 0,
             data_bytes: 0,
             charged_bytes: 0,
+            digest: 0,
             block_bytes: 0,
         };
         list.add_level(HEAD);
@@ -151,6 +154,11 @@ impl<A: Allocator + Clone> SkipList<A> {
     #[must_use]
     pub fn charged_bytes(&self) -> u64 {
         self.charged_bytes
+    }
+
+    /// A hash of all keys and values: see [`digest`].
+    pub(super) fn digest(&self) -> u64 {
+        self.digest
     }
 
     /// What slabs and blocks take, in bytes.
@@ -336,10 +344,13 @@ impl<A: Allocator + Clone> SkipList<A> {
         let value = self.value(node);
         let data_bytes = (key.len() + value.len()) as u64;
         let charged_bytes = charge_bytes(key, value);
+        let digest = digest::of_entry(key, value);
         if is_added {
+            self.digest = self.digest.wrapping_add(digest);
             self.data_bytes += data_bytes;
             self.charged_bytes += charged_bytes;
         } else {
+            self.digest = self.digest.wrapping_sub(digest);
             self.data_bytes -= data_bytes;
             self.charged_bytes -= charged_bytes;
         }

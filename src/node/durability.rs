@@ -194,7 +194,8 @@ impl<D: Disk> Node<D> {
         let written = self
             .ledger
             .write(now, &mut self.disk, write, &mut self.raft);
-        for message in messages.drain(..) {
+        for mut message in messages.drain(..) {
+            self.state_check.annotate(now, &mut message);
             let term = if mutated!(TermNotAwaited) {
                 self.ledger.wal.durable()
             } else {

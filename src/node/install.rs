@@ -282,6 +282,7 @@ impl<D: Disk> Node<D> {
         if self.raft.install_snapshot(now, meta.last, configuration) {
             self.abandon_snapshot();
             self.machine = *machine;
+            self.state_check.forget();
             self.install.installed += 1;
             self.snapshots.adopt(meta);
             info!(target: "Raft", "snapshot installed: last={last} keys={}", self.machine.len());

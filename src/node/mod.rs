@@ -15,11 +15,15 @@
 //! | `snapshots.rs` | taking snapshots beside writes, compaction of the log |
 //! | `transfer.rs` | sending a snapshot to a follower |
 //! | `install.rs` | receiving one |
+//! | `backup.rs` | handing one out as a backup |
+//! | `space.rs` | a full disk: what goes on, who leads instead |
+//! | `state_check.rs` | comparing the own state with that of other nodes |
 //! | `members.rs` | operators: changes of the members, leadership, an orderly stop |
 //! | `peers.rs` | who is who: incarnations, lost directories, the right to vote |
 //! | `recovery.rs` | what the disk has at a start |
 //! | `status.rs` | what operators see |
 
+mod backup;
 mod core;
 mod durability;
 mod install;
@@ -29,9 +33,12 @@ mod recovery;
 mod requests;
 mod scan;
 mod snapshots;
+mod space;
+mod state_check;
 mod status;
 mod transfer;
 
+pub use self::backup::{BackupAnswer, BackupRequest};
 pub use self::core::{Node, NodeConfig, Outputs};
 pub use self::members::{Addresses, OperatorAnswer};
 pub use self::peers::{Hello, HelloReply, PROTOCOL_VERSION};

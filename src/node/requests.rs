@@ -9,6 +9,7 @@ use crate::disk::Disk;
 use crate::kv::Outcome;
 use crate::limits;
 use crate::mem::Buffer;
+use crate::node::backup::{BackupAnswer, BackupRequest};
 use crate::node::core::Node;
 use crate::node::members::OperatorAnswer;
 use crate::node::scan::{Page, Scan};
@@ -55,6 +56,8 @@ pub enum Request {
     Change(Vec<Change>),
     /// Another node is to lead; answered when it does.
     HandOver(NodeId),
+    /// A backup, or a piece of one.
+    Backup(BackupRequest),
 }
 
 /// What a client is told.
@@ -81,6 +84,8 @@ pub enum Answer {
     Status(Box<Status>),
     /// To an operator.
     Operator(OperatorAnswer),
+    /// See [`Request::Backup`].
+    Backup(BackupAnswer),
 }
 
 /// What a read looks up.
@@ -88,6 +93,27 @@ pub enum Answer {
 enum Lookup {
     Key(Bytes),
     Range(Box<Scan>),
+    /// Nothing: how far a backup has to reach.
+    Position,
+}
+
+impl Lookup {
+    /// That nothing was looked up, in the words of who asked.
+    fn refused(&self, why: &Answer) -> Answer {
+        match self {
+            Lookup::Key(_) | Lookup::Range(_) => why.clone(),
+            Lookup::Position => {
+                let reason = match why {
+                    Answer::Busy => "busy, too much is waiting",
+                    _ => "no leader has confirmed what is acknowledged",
+                };
+                Answer::Backup(BackupAnswer::Declined {
+                    reason: reason.to_owned(),
+                    again: true,
+                })
+            }
+        }
+    }
 }
 
 /// Requests that wait.
@@ -142,7 +168,7 @@ impl Requests {
             match outcome {
                 ReadOutcome::Ready(_, index) => self.confirmed.push_back((index, caller, lookup)),
                 // A read changes nothing, so it can simply be sent again.
-                ReadOutcome::Lost(_) => answers.push((caller, lost.clone())),
+                ReadOutcome::Lost(_) => answers.push((caller, lookup.refused(lost))),
             }
         }
     }
@@ -182,7 +208,7 @@ impl Request {
             Request::Get { key, .. } => key.len(),
             Request::Scan(scan) => scan.size_bytes(),
             Request::Change(changes) => std::mem::size_of_val(&changes[..]),
-            Request::Status | Request::HandOver(_) => 0,
+            Request::Status | Request::HandOver(_) | Request::Backup(_) => 0,
         }
     }
 }
@@ -194,6 +220,7 @@ impl Answer {
         match self {
             Answer::Value(Some(value)) => value.len(),
             Answer::Page(page) => page.size_bytes(),
+            Answer::Backup(BackupAnswer::Piece { data, .. }) => data.len(),
             _ => 0,
         }
     }
@@ -211,13 +238,19 @@ impl<D: Disk> Node<D> {
                 .begin_change(now, caller, &changes)
                 .map(Answer::Operator),
             Request::HandOver(to) => self.begin_hand_over(now, caller, to).map(Answer::Operator),
+            Request::Backup(BackupRequest::Begin) => {
+                self.wait_to_read(caller, Lookup::Position, true)
+            }
+            Request::Backup(request) => self.back_up(now, caller, request).map(Answer::Backup),
             Request::Get { key, anywhere } => self.wait_to_read(caller, Lookup::Key(key), anywhere),
             Request::Scan(scan) => {
                 let anywhere = scan.anywhere;
                 self.wait_to_read(caller, Lookup::Range(scan), anywhere)
             }
             Request::Write { .. } if !self.raft.is_leader() => Some(self.not_leading()),
-            Request::Write { grows: true, .. } if self.ledger.wal.stalled_for_space() => {
+            Request::Write { grows: true, .. } if self.space.is_full() => Some(Answer::NoSpace),
+            // The reserve is used up: nothing could be written before there is room.
+            Request::Write { .. } if self.space.is_full() && self.ledger.wal.waiting() > 0 => {
                 Some(Answer::NoSpace)
             }
             Request::Write { command, .. } => self.propose(caller, command),
@@ -284,12 +317,13 @@ impl<D: Disk> Node<D> {
         let mut bytes = 0;
         while self.requests.has_read_to_serve(applied) && bytes < self.requests.read_room() {
             let front = self.requests.confirmed.pop_front();
-            let (_, caller, lookup) = front.expect("there is a read to serve");
+            let (index, caller, lookup) = front.expect("there is a read to serve");
             let from = (caller.reactor, caller.connection);
             let answer = if self.requests.refused.contains(&from) {
-                Answer::Busy
+                lookup.refused(&Answer::Busy)
             } else {
                 match lookup {
+                    Lookup::Position => Answer::Backup(self.begin_backup(index)),
                     Lookup::Key(key) => Answer::Value(self.machine.get_ref(&key).map(Buffer::from)),
                     Lookup::Range(scan) => Answer::Page(Box::new(scan.read(&self.machine))),
                 }

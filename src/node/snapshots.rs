@@ -81,6 +81,16 @@ impl Snapshots {
             .is_some_and(|taking| taking.last == last)
     }
 
+    /// How much of the one that is being taken is written, in bytes; 0 if none is.
+    pub(super) fn written(&self) -> u64 {
+        self.taking.as_ref().map_or(0, |taking| taking.written)
+    }
+
+    /// A snapshot is needed no more that was kept for somebody.
+    pub(super) fn forget_soon(&mut self) {
+        self.forget_due = true;
+    }
+
     /// How many were taken since the start.
     pub(super) fn taken(&self) -> u64 {
         self.taken
@@ -114,7 +124,7 @@ impl Taking {
 impl<D: Disk> Node<D> {
     /// Begins a snapshot when one is due, and takes the next slice of one that runs.
     pub(super) fn advance_snapshot(&mut self) {
-        if self.snapshots.taking.is_none() && self.snapshot_due() {
+        if self.snapshots.taking.is_none() && (self.snapshot_due() || self.backup_due()) {
             self.begin_snapshot();
         }
         let Some(taking) = &mut self.snapshots.taking else {
@@ -145,6 +155,8 @@ impl<D: Disk> Node<D> {
                 self.disk.remove_file(draft);
                 self.snapshots.taking = None;
                 self.snapshots.log_bytes = 0;
+                self.backups
+                    .snapshot_failed("writes outran the snapshot; try again when there are fewer");
             }
         }
     }
@@ -210,10 +222,34 @@ impl<D: Disk> Node<D> {
             .is_some()
         {
             warn!(target: "Raft", "no room for a snapshot, tried again later: last={last}");
+            self.backups.snapshot_failed(
+                "no space left on this node's disk for a snapshot; try another node with --addr",
+            );
             self.machine.abort_snapshot();
+            if self.forget_older() {
+                // There may be room now.
+                return;
+            }
             // Half of the way to the next try: a disk that stays full is not hammered.
             self.snapshots.log_bytes /= 2;
         }
+    }
+
+    /// Removes the snapshots before the newest, which are kept in case that one is damaged:
+    /// room is what lacks now. Whether there was one.
+    fn forget_older(&mut self) -> bool {
+        let (transfers, backups) = (&self.transfers, &self.backups);
+        let disk = &mut self.disk;
+        let newest = self.snapshots.newest.map(|newest| newest.last);
+        let before = self.snapshots.kept.len();
+        self.snapshots.kept.retain(|last| {
+            let keep = newest == Some(*last) || transfers.sends(*last) || backups.holds(*last);
+            if !keep {
+                disk.remove_file(FileId::Snapshot(*last));
+            }
+            keep
+        });
+        self.snapshots.kept.len() < before
     }
 
     /// Gives up a snapshot that is being taken: the state is about to be replaced.
@@ -231,10 +267,12 @@ impl<D: Disk> Node<D> {
             return;
         }
         let mut excess = self.snapshots.kept.len().saturating_sub(KEPT);
-        let (transfers, disk) = (&self.transfers, &mut self.disk);
+        let (transfers, backups) = (&self.transfers, &self.backups);
+        let disk = &mut self.disk;
         let newest = self.snapshots.newest.map(|newest| newest.last);
         self.snapshots.kept.retain(|last| {
-            let drop = excess > 0 && newest != Some(*last) && !transfers.sends(*last);
+            let drop = excess > 0 && newest != Some(*last);
+            let drop = drop && !transfers.sends(*last) && !backups.holds(*last);
             if drop {
                 excess -= 1;
                 disk.remove_file(FileId::Snapshot(*last));

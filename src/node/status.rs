@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::disk::Disk;
 use crate::node::core::Node;
-use crate::raft::{ProgressState, RoleName};
+use crate::raft::{ProgressState, RoleName, StateHash};
 use crate::time::Time;
 use crate::types::{Index, NodeId, Term};
 
@@ -70,6 +70,12 @@ pub struct Status {
     pub late_ticks: u64,
     /// To whom leadership is being handed.
     pub transferee: Option<NodeId>,
+    /// Whether there is no room for more on the disk.
+    pub disk_full: bool,
+    /// Where the state was last hashed, and what came of it.
+    pub state: Option<StateHash>,
+    /// Where another node has said that its state was another one, and which.
+    pub differs: Option<(Index, NodeId)>,
 }
 
 /// A member of the cluster.
@@ -137,6 +143,8 @@ pub struct PeerStatus {
     pub round_trip: Duration,
     /// How slow its disk is, by its own account.
     pub disk: Duration,
+    /// Whether there is no room for more on it.
+    pub full: bool,
 }
 
 impl<D: Disk> Node<D> {
@@ -161,6 +169,7 @@ impl<D: Disk> Node<D> {
                 silent: now.since(progress.heard),
                 round_trip: progress.round_trip,
                 disk: progress.disk,
+                full: progress.full,
             });
         let members = raft
             .configuration()
@@ -204,6 +213,9 @@ impl<D: Disk> Node<D> {
             tick_late_max: self.ticks.worst(),
             late_ticks: self.ticks.late,
             transferee: raft.transferee(),
+            disk_full: self.space.is_full(),
+            state: self.state_check.newest(),
+            differs: self.state_check.differs(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Sending a snapshot to followers whose next entry is compacted (paper §7).
 //!
 //! A chunk is read from the file when the follower has asked for it, one at a time a
-//! follower; nothing is held in memory beside that chunk. Where the follower wants to
+//! follower, and not before the rate allows it; nothing is held in memory beside that chunk. Where the follower wants to
 //! go on is its word: it may have kept a part of the very same snapshot.
 
 use std::collections::BTreeMap;
@@ -24,6 +24,8 @@ const RETRY: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub(super) struct Transfers {
     running: BTreeMap<NodeId, Transfer>,
+    /// When the rate allows the next chunk.
+    free: Time,
 }
 
 #[derive(Debug)]
@@ -33,6 +35,8 @@ struct Transfer {
     /// Whether the disk has been asked for the chunk at `offset`.
     reading: bool,
     retry: Time,
+    /// When the chunk at `offset` is to be read, if that waits for the rate.
+    due: Option<Time>,
 }
 
 impl Transfers {
@@ -59,7 +63,7 @@ impl Transfers {
     pub(super) fn next_deadline(&self) -> Time {
         self.running
             .values()
-            .map(|transfer| transfer.retry)
+            .map(|transfer| transfer.due.unwrap_or(transfer.retry))
             .min()
             .unwrap_or(Time::NEVER)
     }
@@ -76,6 +80,7 @@ impl<D: Disk> Node<D> {
             offset: 0,
             reading: false,
             retry: now,
+            due: None,
         };
         self.transfers.running.insert(to, transfer);
         self.read_chunk(now, to);
@@ -99,16 +104,27 @@ impl<D: Disk> Node<D> {
             // It has all of it, and answers once more when it is installed.
             transfer.offset = snapshot.total_bytes;
             transfer.retry = now + RETRY;
-        } else if next_offset != transfer.offset || !transfer.reading {
+            transfer.due = None;
+        } else if next_offset != transfer.offset || !(transfer.reading || transfer.due.is_some()) {
             transfer.offset = next_offset;
             self.read_chunk(now, from);
         }
     }
 
     fn read_chunk(&mut self, now: Time, to: NodeId) {
-        let Some(transfer) = self.transfers.running.get_mut(&to) else {
+        let Transfers { running, free } = &mut self.transfers;
+        let Some(transfer) = running.get_mut(&to) else {
             return;
         };
+        if *free > now {
+            transfer.reading = false;
+            transfer.due = Some(*free);
+            return;
+        }
+        let left = transfer.snapshot.total_bytes - transfer.offset;
+        let bytes = left.min(limits::SNAPSHOT_CHUNK_BYTES as u64);
+        *free = now + time_for(bytes, self.config.snapshot_send_bytes_per_sec);
+        transfer.due = None;
         transfer.reading = true;
         transfer.retry = now + RETRY;
         let id = FileId::Snapshot(transfer.snapshot.last);
@@ -157,11 +173,23 @@ impl<D: Disk> Node<D> {
             .retain(|to, _| raft.awaits_snapshot(*to));
         let newest = self.snapshots.newest().map(|snapshot| snapshot.last.index);
         let base = raft.log().base().index;
+        let is_due = |(to, transfer): (&NodeId, &Transfer)| {
+            transfer.due.is_some_and(|due| due <= now).then_some(*to)
+        };
+        for to in self
+            .transfers
+            .running
+            .iter()
+            .filter_map(is_due)
+            .collect::<Vec<_>>()
+        {
+            self.read_chunk(now, to);
+        }
         let late = self
             .transfers
             .running
             .iter()
-            .filter(|(_, transfer)| transfer.retry <= now)
+            .filter(|(_, transfer)| transfer.due.is_none() && transfer.retry <= now)
             .map(|(to, transfer)| {
                 let last = transfer.snapshot.last.index;
                 let outdated = newest.is_some_and(|newest| newest > last);
@@ -177,5 +205,23 @@ impl<D: Disk> Node<D> {
                 self.read_chunk(now, to);
             }
         }
+    }
+}
+
+/// How long so many bytes take at this rate; none if it is 0.
+fn time_for(bytes: u64, bytes_per_sec: u64) -> Duration {
+    let nanos = (bytes * 1_000_000_000).checked_div(bytes_per_sec);
+    Duration::from_nanos(nanos.unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_take_as_long_as_the_rate_says_and_no_time_without_one() {
+        assert_eq!(time_for(1 << 20, 4 << 20), Duration::from_millis(250));
+        assert_eq!(time_for(1, 1 << 30), Duration::ZERO);
+        assert_eq!(time_for(256 << 10, 0), Duration::ZERO);
     }
 }

@@ -230,7 +230,8 @@ fn identity(
 /// clients.
 ///
 /// # Panics
-/// For [`Answer::Status`] and [`Answer::Operator`], which have messages of their own.
+/// For [`Answer::Status`], [`Answer::Operator`] and [`Answer::Backup`], which have
+/// messages of their own.
 pub fn encode_answer_frame(
     out: &mut Buffer,
     sequence: u64,
@@ -312,7 +313,8 @@ pub fn encode_refusal_frame(out: &mut Buffer, refusal: &Refusal<'_>) {
 /// What a client is told. `address_of` knows where a node listens for clients.
 ///
 /// # Panics
-/// For [`Answer::Status`] and [`Answer::Operator`], which have messages of their own.
+/// For [`Answer::Status`], [`Answer::Operator`] and [`Answer::Backup`], which have
+/// messages of their own.
 #[must_use]
 pub fn encode_answer(
     answer: Answer,
@@ -337,7 +339,9 @@ pub fn encode_answer(
         ),
         Answer::Busy => error(Code::Busy, "busy, too much is waiting"),
         Answer::NoSpace => error(Code::NoSpace, "no space left on the leader's disk"),
-        Answer::Status(_) | Answer::Operator(_) => unreachable!("they have messages of their own"),
+        Answer::Status(_) | Answer::Operator(_) | Answer::Backup(_) => {
+            unreachable!("they have messages of their own")
+        }
     }
 }
 

@@ -14,7 +14,10 @@ pub use client::{
     Call, ClientError, CommandBuffer, Refusal, bad_request, decode_call, encode_answer,
     encode_answer_frame, encode_refusal_frame,
 };
-pub use operator::{CHANGE_MEMBERS, OPERATOR_SERVICE, TRANSFER_LEADERSHIP, encode_operator_answer};
+pub use operator::{
+    BEGIN_BACKUP, CHANGE_MEMBERS, OPERATOR_SERVICE, READ_BACKUP, TRANSFER_LEADERSHIP,
+    encode_backup_answer, encode_operator_answer,
+};
 pub use peer::{
     AppendEncoder, decode_hello, decode_hello_reply, decode_reply,
     decode_request as decode_peer_request, encode_hello, encode_hello_reply, encode_message,

@@ -1,5 +1,5 @@
 //! What operators ask and are told: `proto/operator.proto` ↔ [`Request`],
-//! [`OperatorAnswer`].
+//! [`OperatorAnswer`], [`BackupAnswer`].
 
 use std::net::SocketAddr;
 
@@ -7,11 +7,11 @@ use prost::Message as _;
 
 use crate::limits;
 use crate::net::envelope::EnvelopeRef;
-use crate::node::{OperatorAnswer, Request};
+use crate::node::{BackupAnswer, BackupRequest, OperatorAnswer, Request};
 use crate::pb;
 use crate::pb::operator_response::Outcome;
-use crate::raft::Change;
-use crate::types::NodeId;
+use crate::raft::{Change, SnapshotMeta};
+use crate::types::{EntryId, Index, NodeId};
 
 /// The service for operators, on client ports.
 pub const OPERATOR_SERVICE: &str = "OperatorService";
@@ -19,6 +19,10 @@ pub const OPERATOR_SERVICE: &str = "OperatorService";
 pub const CHANGE_MEMBERS: &str = "ChangeMembers";
 /// Hands leadership over.
 pub const TRANSFER_LEADERSHIP: &str = "TransferLeadership";
+/// Begins a backup, and waits for its snapshot.
+pub const BEGIN_BACKUP: &str = "BeginBackup";
+/// Fetches a piece of a backup.
+pub const READ_BACKUP: &str = "ReadBackup";
 
 /// Understands what an operator asks for. `None` if it is another service's call.
 ///
@@ -34,9 +38,35 @@ pub(super) fn decode_operator(call: &EnvelopeRef<'_>) -> Option<Result<Request, 
         pb::TransferLeadershipRequest::decode(call.payload)
             .map(|request| Request::HandOver(NodeId(request.to)))
             .map_err(|error| format!("undecodable request: {error}"))
+    } else if call.method == BEGIN_BACKUP.as_bytes() {
+        pb::BeginBackupRequest::decode(call.payload)
+            .map(|request| Request::Backup(decode_begin(&request)))
+            .map_err(|error| format!("undecodable request: {error}"))
+    } else if call.method == READ_BACKUP.as_bytes() {
+        pb::ReadBackupRequest::decode(call.payload)
+            .map(|request| Request::Backup(decode_read(&request)))
+            .map_err(|error| format!("undecodable request: {error}"))
     } else {
         Err("unknown method".to_owned())
     })
+}
+
+fn decode_begin(request: &pb::BeginBackupRequest) -> BackupRequest {
+    match request.index {
+        0 => BackupRequest::Begin,
+        index => BackupRequest::Await(Index(index)),
+    }
+}
+
+fn decode_read(request: &pb::ReadBackupRequest) -> BackupRequest {
+    BackupRequest::Read {
+        snapshot: SnapshotMeta {
+            last: EntryId::new(request.last_term, request.last_index),
+            checksum: request.checksum,
+            total_bytes: request.total_bytes,
+        },
+        offset: request.offset,
+    }
 }
 
 fn decode_changes(payload: &[u8]) -> Result<Vec<Change>, String> {
@@ -102,6 +132,45 @@ pub fn encode_operator_answer(
             None => of(Outcome::NoLeader, "no leader"),
         },
         OperatorAnswer::Unknown => of(Outcome::Unknown, "leadership was lost meanwhile"),
+    }
+}
+
+/// The answer to who makes a backup, as a message, and the method that it answers.
+#[must_use]
+pub fn encode_backup_answer(answer: BackupAnswer) -> (&'static str, pb::BackupResponse) {
+    use pb::backup_response::Outcome;
+    let of = |outcome: Outcome| pb::BackupResponse {
+        outcome: outcome.into(),
+        ..pb::BackupResponse::default()
+    };
+    match answer {
+        BackupAnswer::Preparing { index, written } => {
+            let mut response = of(Outcome::Preparing);
+            (response.index, response.written_bytes) = (index.0, written);
+            (BEGIN_BACKUP, response)
+        }
+        BackupAnswer::Ready(snapshot) => {
+            let mut response = of(Outcome::Done);
+            response.last_index = snapshot.last.index.0;
+            response.last_term = snapshot.last.term.0;
+            response.checksum = snapshot.checksum;
+            response.total_bytes = snapshot.total_bytes;
+            (BEGIN_BACKUP, response)
+        }
+        BackupAnswer::Piece { offset, data } => {
+            let mut response = of(Outcome::Done);
+            (response.offset, response.data) = (offset, data);
+            (READ_BACKUP, response)
+        }
+        BackupAnswer::Declined { reason, again } => {
+            let mut response = of(if again {
+                Outcome::NotNow
+            } else {
+                Outcome::Refused
+            });
+            response.reason = reason;
+            (BEGIN_BACKUP, response)
+        }
     }
 }
 

@@ -13,7 +13,10 @@ use crate::net::envelope::encode_call;
 use crate::node::{Hello, HelloReply};
 use crate::pb;
 use crate::proto::{HELLO, PeerError, RAFT_SERVICE};
-use crate::raft::{Accepted, Body, Configuration, Message, Rejected, SnapshotChunk, SnapshotMeta};
+use crate::raft::{
+    Accepted, Body, Configuration, Message, Rejected, SnapshotChunk, SnapshotMeta, StateClaim,
+    StateHash,
+};
 use crate::types::{Entry, EntryId, Index, NodeId, Payload, Term};
 
 pub use self::append::AppendEncoder;
@@ -71,6 +74,7 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
             round,
             last,
             lease,
+            state,
         } => call(
             APPEND_ENTRIES,
             &pb::AppendEntriesRequest {
@@ -81,11 +85,19 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
                 read_round: *round,
                 leader_last: signed(last.0),
                 lease: *lease,
+                state_index: state.map_or(0, |claim| signed(claim.at.index.0)),
+                state_hash: state.map_or(0, |claim| claim.at.hash),
+                state_confirmed: state.is_some_and(|claim| claim.confirmed),
                 ..Default::default()
             },
         ),
         Body::AppendReply(reply) => call(APPEND_ENTRIES, &append_reply(message, *reply)),
-        Body::HeartbeatReply { round, disk } => call(
+        Body::HeartbeatReply {
+            round,
+            disk,
+            full,
+            state,
+        } => call(
             APPEND_ENTRIES,
             &pb::AppendEntriesResponse {
                 term,
@@ -94,6 +106,9 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
                 heartbeat: true,
                 read_round: *round,
                 disk_us: u64::try_from(disk.as_micros()).unwrap_or(u64::MAX),
+                disk_full: *full,
+                state_index: state.map_or(0, |at| signed(at.index.0)),
+                state_hash: state.map_or(0, |at| at.hash),
                 ..Default::default()
             },
         ),
@@ -294,6 +309,12 @@ pub fn decode_request(
     })
 }
 
+/// Nothing is said of the state before the first entry.
+fn state_hash(index: i64, hash: u64) -> Result<Option<StateHash>, PeerError> {
+    let index = Index(number(index)?);
+    Ok((index != Index::ZERO).then_some(StateHash { index, hash }))
+}
+
 fn decode_append(append: pb::AppendEntriesRequest) -> Result<Body, PeerError> {
     let commit = Index(number(append.leader_commit)?);
     if append.heartbeat {
@@ -302,6 +323,10 @@ fn decode_append(append: pb::AppendEntriesRequest) -> Result<Body, PeerError> {
             round: append.read_round,
             last: Index(number(append.leader_last)?),
             lease: append.lease,
+            state: state_hash(append.state_index, append.state_hash)?.map(|at| StateClaim {
+                at,
+                confirmed: append.state_confirmed,
+            }),
         });
     }
     let prev = entry_id(append.prev_log_index, append.prev_log_term)?;
@@ -424,6 +449,8 @@ fn decode_append_reply(reply: &pb::AppendEntriesResponse) -> Result<Body, PeerEr
         return Ok(Body::HeartbeatReply {
             round: reply.read_round,
             disk: Duration::from_micros(reply.disk_us),
+            full: reply.disk_full,
+            state: state_hash(reply.state_index, reply.state_hash)?,
         });
     }
     Ok(Body::AppendReply(if reply.success {

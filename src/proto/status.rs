@@ -50,6 +50,7 @@ pub fn encode_status(
                 silent_ms: u64::try_from(peer.silent.as_millis()).unwrap_or(u64::MAX),
                 round_trip_us: micros(peer.round_trip),
                 disk_us: micros(peer.disk),
+                disk_full: peer.full,
             })
             .collect(),
         members: status
@@ -68,6 +69,11 @@ pub fn encode_status(
         tick_late_max_us: micros(status.tick_late_max),
         late_ticks: status.late_ticks,
         transferee: signed(status.transferee),
+        disk_full: status.disk_full,
+        state_index: status.state.map_or(0, |at| at.index.0),
+        state_hash: status.state.map_or(0, |at| at.hash),
+        differs_index: status.differs.map_or(0, |(index, _)| index.0),
+        differs_from: signed(status.differs.map(|(_, from)| from)),
     }
 }
 

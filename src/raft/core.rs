@@ -116,6 +116,8 @@ pub struct Raft {
     pub(super) leader_last: Option<Index>,
     /// Reads that this node answers while another leads.
     pub(super) follower_reads: FollowerReads,
+    /// Whether the own disk has no room for more; see [`Raft::note_space`].
+    pub(super) disk_is_full: bool,
     /// How slow the own disk is; see [`Raft::note_disk`].
     pub(super) disk: Duration,
     pub(super) disk_is_stalled: bool,
@@ -155,6 +157,7 @@ impl Raft {
             // Not the numbers of an earlier life of this node, whose answers may still come.
             follower_reads: FollowerReads::new(config.seed / 2),
             disk: Duration::ZERO,
+            disk_is_full: false,
             disk_is_stalled: false,
             leader_last: None,
             written_state: hard_state,
@@ -269,6 +272,7 @@ impl Raft {
                 round,
                 last,
                 lease,
+                state: _,
             } => {
                 self.leader_last = Some(last);
                 self.handle_heartbeat(now, &message, commit, round, lease);
@@ -280,8 +284,10 @@ impl Raft {
             Body::TimeoutNow => self.handle_timeout_now(now, message.from),
             Body::Snapshot(_) => self.handle_snapshot(now, message),
             Body::AppendReply(reply) => self.handle_append_reply(now, message.from, reply),
-            Body::HeartbeatReply { round, disk } => {
-                self.handle_heartbeat_reply(now, message.from, round, disk);
+            Body::HeartbeatReply {
+                round, disk, full, ..
+            } => {
+                self.handle_heartbeat_reply(now, message.from, round, (disk, full));
             }
             Body::SnapshotReply {
                 snapshot,

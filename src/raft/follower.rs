@@ -175,8 +175,12 @@ impl Raft {
     }
 
     pub(super) fn heartbeat_reply(&self, round: u64) -> Body {
-        let disk = self.disk;
-        Body::HeartbeatReply { round, disk }
+        Body::HeartbeatReply {
+            round,
+            disk: self.disk,
+            full: self.disk_is_full,
+            state: None,
+        }
     }
 
     /// Moves the commit index forward to `index`, if it is not there yet.

@@ -197,6 +197,7 @@ impl Raft {
                 round,
                 last,
                 lease,
+                state: None,
             };
             let heartbeat = request(self.config.id, *to, self.hard_state.term, body);
             self.out.messages.push(heartbeat);
@@ -250,7 +251,7 @@ impl Raft {
         now: Time,
         from: NodeId,
         round: u64,
-        disk: Duration,
+        (disk, full): (Duration, bool),
     ) {
         let Role::Leader(leader) = &mut self.role else {
             return;
@@ -264,6 +265,7 @@ impl Raft {
         }
         progress.heard = now;
         progress.disk = disk;
+        progress.full = full;
         if let Some(sent) = leader.reads.round_sent_at(round) {
             progress.round_trip = now.since(sent);
         }

@@ -78,6 +78,8 @@ pub enum Body {
         /// The leader answers reads on the strength of a lease: the follower must help
         /// nobody else to leadership before an election time-out has passed.
         lease: bool,
+        /// What the leader's state was. The core only carries it.
+        state: Option<StateClaim>,
     },
     /// At the time of this answer the follower knew of no later term: so nobody else
     /// could have led when the round was sent.
@@ -86,6 +88,10 @@ pub enum Body {
         round: u64,
         /// How slow the follower's disk is: see [`Raft::note_disk`](super::Raft::note_disk).
         disk: Duration,
+        /// Whether there is no room for more on it.
+        full: bool,
+        /// What the follower's state was where it was asked for. The core only carries it.
+        state: Option<StateHash>,
     },
     /// From which index may a follower answer a read that came in before this was sent?
     ReadIndex {
@@ -158,6 +164,24 @@ pub struct Rejected {
     /// The follower's last entry at or before `prev` whose term is not above
     /// `prev.term`: nothing behind it can match, so the leader looks no higher.
     pub hint: EntryId,
+}
+
+/// A hash of the state of a node when it had applied this much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateHash {
+    /// The last entry that was applied.
+    pub index: Index,
+    /// The hash.
+    pub hash: u64,
+}
+
+/// What a leader says of its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateClaim {
+    /// What it was.
+    pub at: StateHash,
+    /// A majority of the voters has said the same: who differs is wrong.
+    pub confirmed: bool,
 }
 
 /// Names a snapshot. Two files with the same name hold the same bytes.

@@ -68,8 +68,11 @@ pub use self::core::{Config, ProposeError, Raft};
 pub use self::entries::Entries;
 pub use self::invariants::check_log;
 pub use self::log::Log;
-pub use self::message::{Accepted, Body, Message, Rejected, SnapshotChunk, SnapshotMeta};
+pub use self::message::{
+    Accepted, Body, Message, Rejected, SnapshotChunk, SnapshotMeta, StateClaim, StateHash,
+};
 pub use self::progress::{Progress, State as ProgressState};
+pub use self::quorum::Quorum;
 pub use self::read::{ReadId, ReadOutcome};
 pub use self::ready::{Ready, Write};
 pub use self::transfer::TransferError;

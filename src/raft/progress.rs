@@ -51,6 +51,8 @@ pub struct Progress {
     /// How slow its disk is, by its own account; see
     /// [`Raft::note_disk`](super::Raft::note_disk).
     pub disk: Duration,
+    /// Whether its disk has no room for more, by its own account.
+    pub full: bool,
     /// How long its last answer to a heartbeat took.
     pub round_trip: Duration,
     /// When `match_index` last moved, or the pipeline was empty.
@@ -71,6 +73,7 @@ impl Progress {
             heard: now,
             round: 0,
             disk: Duration::ZERO,
+            full: false,
             round_trip: Duration::ZERO,
             moved: now,
             inflight: VecDeque::new(),

@@ -83,7 +83,7 @@ impl Raft {
     }
 
     /// The voter that could take over best: the one of the highest priority among those
-    /// that are heard of, whose disks are not slow, and whose logs are longest.
+    /// that are heard of, whose disks are not slow and have room, and whose logs are longest.
     #[must_use]
     pub fn best_successor(&self, now: Time) -> Option<NodeId> {
         let Role::Leader(leader) = &self.role else {
@@ -97,7 +97,7 @@ impl Raft {
                 let fit = progress.counts
                     && progress.state == State::Replicate
                     && progress.heard + patience >= now;
-                let has_disk = progress.disk < self.config.disk_patience;
+                let has_disk = progress.disk < self.config.disk_patience && !progress.full;
                 let rank = std::cmp::Reverse(self.membership.rank_of(*id));
                 // All who have what is committed are as good as each other.
                 let reached = progress.match_index.min(self.commit_index);
@@ -105,6 +105,14 @@ impl Raft {
             })
             .max()
             .map(|(_, _, _, id)| id)
+    }
+
+    /// Who could take over that has room on its disk, as [`Raft::best_successor`].
+    #[must_use]
+    pub fn successor_with_room(&self, now: Time) -> Option<NodeId> {
+        let best = self.best_successor(now)?;
+        let progress = self.followers()?.get(&best)?;
+        (!progress.full && progress.disk < self.config.disk_patience).then_some(best)
     }
 
     /// Takes the next step of a hand-over.
@@ -161,6 +169,11 @@ impl Raft {
             self.lose_follower_reads();
             self.leader = None;
         }
+    }
+
+    /// Whether the disk has no room for more. Followers tell their leader.
+    pub fn note_space(&mut self, full: bool) {
+        self.disk_is_full = full;
     }
 
     /// How slow the disk is: how long the last write took to become durable, and for how long

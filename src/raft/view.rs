@@ -6,6 +6,7 @@ use crate::raft::configuration::Configuration;
 use crate::raft::core::{Raft, Role};
 use crate::raft::log::Log;
 use crate::raft::progress::Progress;
+use crate::raft::quorum::Quorum;
 use crate::types::{HardState, Index, NodeId, Term};
 
 /// What a node is doing, for status and logs.
@@ -45,6 +46,12 @@ impl Raft {
     #[must_use]
     pub fn configuration(&self) -> &Configuration {
         self.membership.current()
+    }
+
+    /// Who decides by that.
+    #[must_use]
+    pub fn quorum(&self) -> &Quorum {
+        self.membership.quorum()
     }
 
     /// Where the log says so; what is not committed yet may still change.

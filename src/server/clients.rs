@@ -19,7 +19,7 @@ use log::debug;
 use crate::limits;
 use crate::mailbox::{Receiver, Sender, TrySendError};
 use crate::net::{ConnectionId, ConnectionMap, Io};
-use crate::node::{Answer, Caller, Request};
+use crate::node::{Answer, BackupAnswer, Caller, Request};
 use crate::proto::{self, Call, CommandBuffer, Refusal};
 use crate::server::mail::{FromClient, Load, ToClient, connection_number, connection_of};
 use crate::server::peers::Connected;
@@ -244,6 +244,19 @@ impl Clients {
             let response = proto::encode_operator_answer(answer, address);
             let (service, method) = (proto::OPERATOR_SERVICE, proto::CHANGE_MEMBERS);
             io.send_call(to, service, method, sequence, &response);
+            return;
+        }
+        if let Answer::Backup(answer) = answer {
+            let is_over = io.queued_bytes(to) >= limits::CONNECTION_OUTPUT_BYTES_MAX;
+            let answer = match answer {
+                BackupAnswer::Piece { .. } if is_over => BackupAnswer::Declined {
+                    reason: "too many answers wait to be taken".to_owned(),
+                    again: true,
+                },
+                answer => answer,
+            };
+            let (method, response) = proto::encode_backup_answer(answer);
+            io.send_call(to, proto::OPERATOR_SERVICE, method, sequence, &response);
             return;
         }
         // Who has so much to take, and asks for more, has to take it first.

@@ -406,6 +406,8 @@ fn node_config(directory: &DataDir, options: &ServerOptions, seed: u64) -> NodeC
         snapshot_log_bytes: tuning.snapshot_log_bytes,
         snapshot_tail_bytes: tuning.snapshot_tail_bytes,
         snapshot_hold_bytes: tuning.snapshot_hold_bytes,
+        snapshot_send_bytes_per_sec: tuning.snapshot_send_bytes_per_sec,
+        state_check_entries: limits::STATE_CHECK_ENTRIES,
         session_limits: SessionLimits::default(),
     }
 }

@@ -76,6 +76,8 @@ impl Simulation {
             snapshot_log_bytes: plan.snapshot_log_bytes,
             snapshot_tail_bytes: plan.snapshot_tail_bytes,
             snapshot_hold_bytes: 1 << 20,
+            snapshot_send_bytes_per_sec: 4 << 20,
+            state_check_entries: 8,
             session_limits: plan.session_limits,
         }
     }

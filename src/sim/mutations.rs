@@ -59,6 +59,22 @@ fn every_known_bug_of_a_node_is_found_within_1000_seeds() {
 
 /// `RAFTKV_SEEDS` says how many are tried for each, if not 5,000.
 #[test]
+fn a_node_that_applies_something_differently_is_found_out_by_the_others_and_stops() {
+    let says_so = |seed: u64| {
+        let run = || with(Mutation::AppliedDifferently, || run(seed));
+        let Err(panic) = catch_unwind(AssertUnwindSafe(run)) else {
+            return false;
+        };
+        let what = panic.downcast_ref::<String>();
+        what.is_some_and(|what| {
+            what.contains("gave up without a reason: the state of this node differs from that of")
+                && what.contains("node 1 ")
+        })
+    };
+    assert!((0..100).any(says_so), "not within 100 seeds");
+}
+
+#[test]
 #[ignore = "takes minutes, in release mode"]
 fn every_known_bug_is_found_by_the_simulator_alone() {
     let seeds_max = std::env::var("RAFTKV_SEEDS").map_or(5_000, |n| n.parse().expect("a number"));

@@ -145,8 +145,11 @@ impl Checker {
         let index = watched.durable;
         if let Some(term) = watched.log.term_at(index) {
             let durable = EntryId { term, index };
+            // A snapshot that was on disk just before the crash, of a later term than the entry:
+            // it cannot stand in one log with it, and what a snapshot holds is committed.
+            let is_replaced = log.base().index >= index || log.base().term > term;
             assert!(
-                log.contains(durable) || log.base().index >= index,
+                log.contains(durable) || is_replaced,
                 "{id} has lost entry {durable}, which its disk had confirmed"
             );
         }

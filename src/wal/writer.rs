@@ -9,6 +9,8 @@
 //! begun only when the opening of the current one is durable; until then, and while
 //! no segment is ready, batches wait in a queue that the caller bounds.
 
+mod ahead;
+
 use std::collections::VecDeque;
 
 use super::accepted::Accepted;
@@ -88,6 +90,9 @@ pub struct Wal {
     live: VecDeque<LiveSegment>,
     active: Option<Active>,
     next: Next,
+    /// The segment after that: the reserve. While there is no room for it, what is appended
+    /// still has the next one, and all that makes the data grow is to be refused.
+    after: Next,
     last_id: SegmentId,
     /// What recovery found to be no part of the log. Stays until the fresh segment is
     /// durable: a directory in which something was promised is never without a log.
@@ -153,6 +158,7 @@ impl Wal {
             live: tail.live.iter().copied().collect(),
             active: None,
             next: Next::None,
+            after: Next::None,
             last_id: tail.last_id,
             garbage: Vec::new(),
             spare: None,
@@ -238,6 +244,12 @@ impl Wal {
                 {
                     self.next = Next::Ready(info);
                     self.pump(disk);
+                    self.request_ahead(disk);
+                } else if let Next::Requested(info) = self.after
+                    && info.id == *id
+                {
+                    self.after = Next::Ready(info);
+                    self.pump(disk);
                 }
             }
             DiskEvent::SegmentNoSpace(id) => {
@@ -245,6 +257,11 @@ impl Wal {
                     && info.id == *id
                 {
                     self.next = Next::NoSpace { len: info.len };
+                } else if let Next::Requested(info) = self.after
+                    && info.id == *id
+                {
+                    self.after = Next::NoSpace { len: info.len };
+                    self.pump(disk);
                 }
             }
             DiskEvent::Failed { what, error } => {
@@ -304,20 +321,6 @@ impl Wal {
     #[must_use]
     pub fn bytes_on_disk(&self) -> u64 {
         self.live.iter().map(|segment| segment.info.len).sum()
-    }
-
-    /// Whether there was no room for the next segment. The one before it may still
-    /// have some: what is appended then is either written or waits.
-    #[must_use]
-    pub fn stalled_for_space(&self) -> bool {
-        matches!(self.next, Next::NoSpace { .. })
-    }
-
-    /// Asks again for the segment that there was no room for.
-    pub fn retry_space<D: Disk>(&mut self, disk: &mut D) {
-        if let Next::NoSpace { len } = self.next {
-            self.request(disk, len);
-        }
     }
 
     /// How many batches wait for a segment.
@@ -406,8 +409,13 @@ impl Wal {
                 }
                 opened
             }
+            // Numbers only grow along the log: the one behind it goes too, once it is there.
+            Next::Ready(_) if matches!(self.after, Next::Requested(_)) => false,
             Next::Ready(info) => {
                 disk.remove_segment(info.id);
+                if let Next::Ready(after) = std::mem::replace(&mut self.after, Next::None) {
+                    disk.remove_segment(after.id);
+                }
                 self.request(disk, clamp(needed.max(self.segment_bytes)));
                 false
             }
@@ -451,7 +459,7 @@ impl Wal {
             max_index: Index::ZERO,
             end: PAGE_BYTES,
         });
-        self.next = Next::None;
+        self.next = std::mem::replace(&mut self.after, Next::None);
         self.counters.segments += 1;
         let opening = [
             Record::HardState(self.hard_state),
@@ -464,24 +472,6 @@ impl Wal {
         buffer.extend_from_slice(&header.encode());
         self.encode_and_store(disk, buffer, opening.into_iter());
         self.written = self.written.max(BatchSeq(1));
-    }
-
-    /// Has the next segment made while the current one still has room.
-    fn request_ahead<D: Disk>(&mut self, disk: &mut D) {
-        if let Some(active) = &self.active
-            && active.offset * 2 > active.len
-            && self.next == Next::None
-        {
-            self.request(disk, self.segment_bytes);
-        }
-    }
-
-    fn request<D: Disk>(&mut self, disk: &mut D, len: u64) {
-        self.last_id.0 += 1;
-        let id = self.last_id;
-        let spare = self.spare.take_if(|spare| spare.len == len);
-        self.next = Next::Requested(SegmentInfo { id, len });
-        disk.create_segment(id, len, spare.map(|spare| spare.id));
     }
 
     fn discard<D: Disk>(&mut self, disk: &mut D, info: SegmentInfo) {

@@ -103,6 +103,8 @@ fn open(id: u64, snapshot_log_bytes: u64) -> Node<NullDisk> {
         snapshot_log_bytes,
         snapshot_tail_bytes: 16 << 10,
         snapshot_hold_bytes: 1 << 20,
+        snapshot_send_bytes_per_sec: 0,
+        state_check_entries: 256,
         session_limits: SessionLimits {
             implicit_window: 1_000,
             ..SessionLimits::default()

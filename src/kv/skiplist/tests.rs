@@ -47,10 +47,12 @@ impl<A: Allocator + Clone> SkipList<A> {
 
     fn check_sums(&self, nodes: &[u32]) {
         let (mut data_bytes, mut charged_bytes, mut blocks) = (0, 0, BTreeSet::new());
+        let mut hash = 0_u64;
         for &node in nodes {
             let (key, value) = (self.key_of(0, node), self.value(node));
             data_bytes += (key.len() + value.len()) as u64;
             charged_bytes += charge_bytes(key, value);
+            hash = hash.wrapping_add(digest::of_entry(key, value));
             let bytes = self.arena.bytes(node);
             if node::value_len(bytes) == IN_BLOCK {
                 assert!(value.len() > VALUE_INLINE_BYTES_MAX);
@@ -60,6 +62,7 @@ impl<A: Allocator + Clone> SkipList<A> {
         }
         assert_eq!(data_bytes, self.data_bytes);
         assert_eq!(charged_bytes, self.charged_bytes);
+        assert_eq!(hash, self.digest);
         assert_eq!(blocks.len(), self.blocks.len(), "each block has one owner");
         let capacities = self.blocks.iter().map(|(_, block)| block.capacity() as u64);
         assert_eq!(capacities.sum::<u64>(), self.block_bytes);

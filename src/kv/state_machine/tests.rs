@@ -165,6 +165,7 @@ proptest! {
             second.check();
         }
         prop_assert_eq!(first.checksum(), second.checksum());
+        prop_assert_eq!(first.state_hash(), second.state_hash());
         prop_assert_eq!(snapshot(&mut first, 100), snapshot(&mut second, 100));
     }
 
@@ -178,6 +179,7 @@ proptest! {
             step(&mut state, payload);
         }
         let (checksum, applied) = (state.checksum(), state.applied());
+        let hash = state.state_hash();
         state.begin_snapshot(Bytes::from_static(b"members"), 1 << 20);
         let mut file = Vec::new();
         for (budget_bytes, writes) in slices.iter().cycle() {
@@ -195,6 +197,7 @@ proptest! {
         restored.check();
         prop_assert_eq!(restored.applied(), applied);
         prop_assert_eq!(restored.checksum(), checksum);
+        prop_assert_eq!(restored.state_hash(), hash);
     }
 }
 
@@ -311,6 +314,34 @@ fn a_batch_is_held_against_the_room_there_is_when_it_is_done() {
         apply(&mut state, cas("b", Some("y"), Some(&longer))),
         Outcome::NoRoom
     );
+}
+
+#[test]
+fn a_value_that_is_other_a_key_more_and_an_entry_more_each_change_the_hash_of_the_state() {
+    let mut state = StateMachine::new(TINY);
+    let mut seen = std::collections::BTreeSet::from([state.state_hash()]);
+    for op in [
+        put("a", "1"),
+        update("a", "2"),
+        put("b", "1"),
+        remove("b"),
+        remove("b"),
+    ] {
+        apply(&mut state, op);
+        assert!(seen.insert(state.state_hash()), "after {}", state.applied());
+    }
+    let mut other = StateMachine::new(TINY);
+    for op in [
+        put("a", "1"),
+        update("a", "3"),
+        put("b", "1"),
+        remove("b"),
+        remove("b"),
+    ] {
+        apply(&mut other, op);
+    }
+    assert_eq!(other.applied(), state.applied());
+    assert_ne!(other.state_hash(), state.state_hash());
 }
 
 #[test]

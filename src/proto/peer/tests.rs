@@ -19,6 +19,15 @@ fn entries(prev: EntryId, shape: Vec<(u64, Option<Vec<u8>>)>) -> Vec<Entry> {
     entries
 }
 
+fn state() -> impl Strategy<Value = Option<StateHash>> {
+    proptest::option::of(
+        (1u64..1 << 40, any::<u64>()).prop_map(|(index, hash)| StateHash {
+            index: Index(index),
+            hash,
+        }),
+    )
+}
+
 fn meta() -> impl Strategy<Value = SnapshotMeta> {
     (id(), any::<u32>(), 1u64 << 30..1 << 40).prop_map(|(last, checksum, total_bytes)| {
         SnapshotMeta {
@@ -53,18 +62,26 @@ fn body() -> impl Strategy<Value = Body> {
                 hint,
             }))
         }),
-        (0u64..99, any::<u64>(), any::<bool>()).prop_map(|(commit, round, lease)| {
+        (0u64..99, any::<u64>(), any::<bool>(), state()).prop_map(|(commit, round, lease, at)| {
             Body::Heartbeat {
                 last: Index(commit + 1),
                 commit: Index(commit),
                 round,
                 lease,
+                state: at.map(|at| StateClaim {
+                    at,
+                    confirmed: lease,
+                }),
             }
         }),
-        (any::<u64>(), any::<u32>()).prop_map(|(round, us)| Body::HeartbeatReply {
-            round,
-            disk: Duration::from_micros(us.into()),
-        }),
+        (any::<u64>(), any::<u32>(), any::<bool>(), state()).prop_map(
+            |(round, us, full, state)| Body::HeartbeatReply {
+                round,
+                disk: Duration::from_micros(us.into()),
+                full,
+                state,
+            }
+        ),
         any::<u64>().prop_map(|context| Body::ReadIndex { context }),
         (any::<u64>(), proptest::option::of(0u64..1 << 40)).prop_map(|(context, index)| {
             Body::ReadIndexReply {

@@ -111,6 +111,7 @@ fn acknowledge(raft: &mut Raft, peer: u64, index: u64) {
 fn heartbeat(round: u64) -> Body {
     Body::Heartbeat {
         lease: false,
+        state: None,
         last: Index(9),
         commit: Index::ZERO,
         round,
@@ -207,6 +208,7 @@ fn requests_of_an_older_term_change_nothing_and_are_told_the_newer_one() {
     let first = EntryId::new(1, 1);
     let heartbeat = Body::Heartbeat {
         lease: false,
+        state: None,
         last: Index(9),
         commit: Index(1),
         round: 1,
@@ -240,6 +242,7 @@ fn only_promises_wait_for_the_disk() {
     );
     let heartbeat = Body::Heartbeat {
         lease: false,
+        state: None,
         last: Index(9),
         commit: Index::ZERO,
         round: 3,
@@ -250,7 +253,9 @@ fn only_promises_wait_for_the_disk() {
         ready.messages[0].body,
         Body::HeartbeatReply {
             round: 3,
-            disk: Duration::ZERO
+            disk: Duration::ZERO,
+            full: false,
+            state: None,
         }
     );
     assert_eq!(ready.promises.len(), 1);
@@ -335,6 +340,8 @@ fn nonsense_from_a_follower_is_ignored() {
         Body::HeartbeatReply {
             round: 99,
             disk: Duration::ZERO,
+            full: false,
+            state: None,
         },
         Body::VoteReply { granted: true },
         Body::PreVoteReply { granted: true },
@@ -383,6 +390,8 @@ fn a_newer_term_in_any_message_makes_a_follower_of_any_role() {
                 Body::HeartbeatReply {
                     round: 1,
                     disk: Duration::ZERO,
+                    full: false,
+                    state: None,
                 },
                 false,
             ),
@@ -432,6 +441,8 @@ fn a_leader_sends_each_follower_a_heartbeat_in_each_interval() {
             let reply = Body::HeartbeatReply {
                 round: 1,
                 disk: Duration::ZERO,
+                full: false,
+                state: None,
             };
             raft.step(due, from(peer, 2, reply));
         }
@@ -749,6 +760,8 @@ fn a_leader_begins_with_an_empty_entry_and_answers_no_read_before_it_is_committe
     let answer = |round| Body::HeartbeatReply {
         round,
         disk: Duration::ZERO,
+        full: false,
+        state: None,
     };
     raft.read(ReadId(1));
     raft.step(NOW, from(2, 2, answer(1)));

@@ -298,6 +298,7 @@ fn inject(cluster: &mut Cluster, args: &Args) {
             commit: Index(args.number("commit", 0)),
             round: 1,
             lease: false,
+            state: None,
         },
         "timeout-now" => Body::TimeoutNow,
         "append" => Body::Append {

@@ -86,8 +86,8 @@ pub(super) fn message(message: &Message) -> String {
             let lease = if *lease { " lease" } else { "" };
             format!("commit={commit} round={round}{lease}")
         }
-        Body::HeartbeatReply { round, disk } if disk.is_zero() => format!("round={round}"),
-        Body::HeartbeatReply { round, disk } => {
+        Body::HeartbeatReply { round, disk, .. } if disk.is_zero() => format!("round={round}"),
+        Body::HeartbeatReply { round, disk, .. } => {
             format!("round={round} disk={}ms", disk.as_millis())
         }
         // Contexts begin at a random number; a script tells them apart by what comes of them.

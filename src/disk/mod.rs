@@ -22,6 +22,8 @@ mod segment_map;
 mod sim;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod trace;
 mod worker;
 
 use std::io;

@@ -21,6 +21,8 @@
 //! | `status.rs` | what operators see |
 
 mod core;
+#[cfg(test)]
+mod crash_tests;
 mod durability;
 mod install;
 mod members;

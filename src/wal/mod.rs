@@ -18,6 +18,8 @@
 //! nothing of Raft's rules beyond what its records say; the node keeps them.
 
 mod accepted;
+#[cfg(test)]
+mod crash_tests;
 mod inspect;
 mod record;
 mod recovery;

@@ -20,6 +20,8 @@
 mod accepted;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
 mod inspect;
 mod record;
 mod recovery;

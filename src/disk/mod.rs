@@ -11,6 +11,8 @@
 
 mod calls;
 mod data_dir;
+#[cfg(test)]
+mod fault_tests;
 mod file;
 mod file_name;
 mod file_writer;

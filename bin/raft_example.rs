@@ -61,6 +61,7 @@ fn serve(args: ServerArgs, log: LogHandle, levels_file: Option<PathBuf>) -> Resu
         cluster,
         tuning,
         data_dir,
+        rejoin,
         log: _,
     } = args;
     // Signals are blocked out of every other thread by being caught before they start.
@@ -71,6 +72,7 @@ fn serve(args: ServerArgs, log: LogHandle, levels_file: Option<PathBuf>) -> Resu
         member,
         tuning,
         data_dir,
+        rejoin,
     })
     .map_err(|e| e.to_string())?;
     let (stop, handle) = (server.stop_handle(), signals.handle());

@@ -44,6 +44,11 @@ struct Cli {
     /// Where raftnode_N/ is made
     #[arg(long, value_name = "DIR", default_value = ".")]
     data_dir: PathBuf,
+    /// If this node's data is damaged or gone, move what there is of it aside (kept, in
+    /// raftnode_N/aside-K/) and catch up from the other nodes; no vote until then. Data that is
+    /// intact is used as it is
+    #[arg(long)]
+    rejoin: bool,
     /// Event loops [default: cores - 1]
     #[arg(long, value_name = "N")]
     reactors: Option<usize>,
@@ -82,6 +87,10 @@ struct Cli {
     #[arg(long, value_name = "N")]
     segment_bytes: Option<u64>,
 }
+
+const NOBODY_TO_REJOIN: &str = "--rejoin: the cluster has no other first member from which this node \
+     could catch up; restore its data from a copy, or if the cluster has grown since then, replace the node: \
+     `raft_client members replace`";
 
 /// What the command line says about logging, as text: [`crate::logging`] knows the
 /// words.
@@ -126,6 +135,8 @@ pub struct ServerArgs {
     pub tuning: Tuning,
     /// Where `raftnode_N/` goes.
     pub data_dir: PathBuf,
+    /// Whether a damaged directory makes room for a new one.
+    pub rejoin: bool,
     /// For [`crate::logging`].
     pub log: LogArgs,
 }
@@ -206,6 +217,9 @@ impl ServerArgs {
                 .member(id)
                 .ok_or_else(|| ArgsExit::original("invalid node id"))?,
         };
+        if cli.rejoin && config.cluster.members().iter().all(|other| other.id == id) {
+            return Err(ArgsExit::usage(NOBODY_TO_REJOIN));
+        }
         let tuning = cli.tune(config.tuning);
         tuning.check().map_err(ArgsExit::usage)?;
         Ok(ServerArgs {
@@ -213,6 +227,7 @@ impl ServerArgs {
             cluster: config.cluster,
             tuning,
             data_dir: cli.data_dir,
+            rejoin: cli.rejoin,
             log: cli.log,
         })
     }
@@ -329,6 +344,18 @@ mod tests {
                 "{id:?}"
             );
         }
+    }
+
+    #[test]
+    fn the_only_member_has_nobody_to_rejoin() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let alone = "[[node]]\nid = 4\npeer = \"127.0.0.1:1001\"\nclient = \"127.0.0.1:1002\"\n";
+        file.write_all(alone.as_bytes()).unwrap();
+        let path = file.path().to_str().unwrap();
+        let exit = parse(&["4", "--rejoin", "--cluster", path]).unwrap_err();
+        assert!(exit.code == 2 && exit.message.contains("no other first member"));
+        assert!(!parse(&["4", "--cluster", path]).unwrap().rejoin);
+        assert!(parse(&["4", "--rejoin"]).unwrap().rejoin);
     }
 
     #[test]

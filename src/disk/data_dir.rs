@@ -12,6 +12,9 @@
 //! incarnation 89abcdef01234567
 //! crc32 12345678
 //! ```
+//!
+//! One that takes the place of a damaged one (`rejoin.rs`) has a line more before the
+//! last, `replaces` with the incarnation of that one, or 0 if nobody knows it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -20,6 +23,7 @@ use std::path::{Path, PathBuf};
 use rand::TryRng;
 use rustix::fs::FlockOperation;
 
+use super::calls;
 use super::file_name::{DRAFT_SUFFIX, is_stale_draft, parse_segment};
 use super::is_no_space;
 use crate::types::NodeId;
@@ -76,7 +80,8 @@ pub enum OpenError {
     },
     /// `meta` is not what was written, or is missing beside a log.
     #[error(
-        "{path}: {reason}; restore it from a copy, or remove the directory and let the node catch up as a new one"
+        "{path}: {reason}; restore it from a copy, or start the node with --rejoin: that moves what is in its \
+         directory aside and lets it catch up from its peers"
     )]
     BadMeta {
         /// The file.
@@ -121,7 +126,13 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    fn new(op: &'static str, path: &Path, source: io::Error) -> OpenError {
+    /// Whether what was in the directory is damaged, so that `--rejoin` is of help.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, OpenError::BadMeta { .. })
+    }
+
+    pub(super) fn new(op: &'static str, path: &Path, source: io::Error) -> OpenError {
         let path = path.to_path_buf();
         match source.kind() {
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
@@ -136,10 +147,15 @@ impl OpenError {
 
 /// What `meta` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Meta {
-    cluster_id: u64,
-    node: NodeId,
-    incarnation: u64,
+pub struct Meta {
+    /// A hash of the first members.
+    pub cluster_id: u64,
+    /// Whose directory it is.
+    pub node: NodeId,
+    /// Names the directory: random, never 0.
+    pub incarnation: u64,
+    /// The incarnation of the directory whose place it takes, 0 if nobody knows it.
+    pub replaces: Option<u64>,
 }
 
 enum MetaError {
@@ -149,8 +165,10 @@ enum MetaError {
 
 impl Meta {
     fn encode(&self) -> String {
+        let replaces = self.replaces;
+        let replaces = replaces.map_or(String::new(), |old| format!("replaces {old:016x}\n"));
         let body = format!(
-            "{TITLE}\nversion {VERSION}\ncluster {:016x}\nnode {}\nincarnation {:016x}\n",
+            "{TITLE}\nversion {VERSION}\ncluster {:016x}\nnode {}\nincarnation {:016x}\n{replaces}",
             self.cluster_id, self.node.0, self.incarnation
         );
         let crc = crc32fast::hash(body.as_bytes());
@@ -181,6 +199,7 @@ impl Meta {
                 cluster_id: field("cluster", 16)?,
                 node: NodeId(field("node", 10)?),
                 incarnation: field("incarnation", 16).filter(|incarnation| *incarnation != 0)?,
+                replaces: field("replaces", 16),
             })
         };
         read().ok_or(MetaError::Bad("lacks a field"))
@@ -204,7 +223,25 @@ impl DataDir {
     /// When it is in use, of another node or cluster, of a newer version, damaged, or
     /// cannot be written.
     pub fn open(dir: &Path, node: NodeId, cluster_id: u64) -> Result<DataDir, OpenError> {
-        let path = dir.join(format!("raftnode_{}", node.0));
+        DataDir::open_as(dir, node, cluster_id, None)
+    }
+
+    /// As [`DataDir::open`]; if there is none, the new one takes the place of one that
+    /// was lost ([`DataDir::rejoins`]).
+    ///
+    /// # Errors
+    /// As [`DataDir::open`].
+    pub fn open_rejoining(dir: &Path, node: NodeId, cluster_id: u64) -> Result<DataDir, OpenError> {
+        DataDir::open_as(dir, node, cluster_id, Some(0))
+    }
+
+    fn open_as(
+        dir: &Path,
+        node: NodeId,
+        cluster_id: u64,
+        replaces: Option<u64>,
+    ) -> Result<DataDir, OpenError> {
+        let path = node_path(dir, node);
         match fs::metadata(&path) {
             Ok(found) if !found.is_dir() => return Err(OpenError::NotADirectory { path }),
             Ok(_) => {}
@@ -219,22 +256,9 @@ impl DataDir {
         let mut lock = lock(&path)?;
         let (meta, is_new) = match read_meta(&path)? {
             Some(meta) => (meta, false),
-            None => (create_meta(&path, node, cluster_id)?, true),
+            None => (create_meta(&path, node, cluster_id, replaces)?, true),
         };
-        if meta.node != node {
-            return Err(OpenError::ForeignNode {
-                path,
-                found: meta.node.0,
-                expected: node.0,
-            });
-        }
-        if meta.cluster_id != cluster_id {
-            return Err(OpenError::ForeignCluster {
-                path,
-                found: meta.cluster_id,
-                expected: cluster_id,
-            });
-        }
+        check_owner(&path, &meta, node, cluster_id)?;
         sign(&mut lock, &path)?;
         remove_drafts(&path).map_err(|error| OpenError::new("clean up", &path, error))?;
         Ok(DataDir {
@@ -270,11 +294,46 @@ impl DataDir {
         self.meta.incarnation
     }
 
+    /// Whether it takes the place of one that was damaged or lost: the node has
+    /// forgotten votes and entries, whether its peers know it or not.
+    #[must_use]
+    pub fn rejoins(&self) -> bool {
+        self.meta.replaces.is_some()
+    }
+
     /// Whether it was made just now.
     #[must_use]
     pub fn is_new(&self) -> bool {
         self.is_new
     }
+}
+
+pub(super) fn node_path(dir: &Path, node: NodeId) -> PathBuf {
+    dir.join(format!("raftnode_{}", node.0))
+}
+
+pub(super) fn check_owner(
+    path: &Path,
+    meta: &Meta,
+    node: NodeId,
+    cluster_id: u64,
+) -> Result<(), OpenError> {
+    let path = path.to_path_buf();
+    if meta.node != node {
+        return Err(OpenError::ForeignNode {
+            path,
+            found: meta.node.0,
+            expected: node.0,
+        });
+    }
+    if meta.cluster_id != cluster_id {
+        return Err(OpenError::ForeignCluster {
+            path,
+            found: meta.cluster_id,
+            expected: cluster_id,
+        });
+    }
+    Ok(())
 }
 
 /// Makes the directory's entries durable. That there was no room for it is no reason
@@ -285,7 +344,10 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     } else {
         path
     };
-    File::open(path)?.sync_all().map_err(|error| {
+    calls::before("open")?;
+    let directory = File::open(path)?;
+    let synced = calls::before("sync directory").and_then(|()| directory.sync_all());
+    synced.map_err(|error| {
         if is_no_space(&error) {
             return io::Error::other(error);
         }
@@ -293,7 +355,7 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     })
 }
 
-fn lock(dir: &Path) -> Result<File, OpenError> {
+pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
     let path = dir.join("lock");
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
@@ -326,7 +388,7 @@ fn sign(lock: &mut File, dir: &Path) -> Result<(), OpenError> {
         .map_err(|error| OpenError::new("write", &dir.join("lock"), error))
 }
 
-fn read_meta(dir: &Path) -> Result<Option<Meta>, OpenError> {
+pub(super) fn read_meta(dir: &Path) -> Result<Option<Meta>, OpenError> {
     let path = dir.join("meta");
     let mut bytes = Vec::new();
     match File::open(&path) {
@@ -368,7 +430,13 @@ fn has_segments(dir: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-fn create_meta(dir: &Path, node: NodeId, cluster_id: u64) -> Result<Meta, OpenError> {
+/// Draws an incarnation and writes `meta`, in the place of one that is there.
+pub(super) fn create_meta(
+    dir: &Path,
+    node: NodeId,
+    cluster_id: u64,
+    replaces: Option<u64>,
+) -> Result<Meta, OpenError> {
     let path = dir.join("meta");
     let failed = |error| OpenError::new("write", &path, error);
     let random = || {
@@ -384,6 +452,7 @@ fn create_meta(dir: &Path, node: NodeId, cluster_id: u64) -> Result<Meta, OpenEr
         cluster_id,
         node,
         incarnation,
+        replaces,
     };
     let draft = dir.join(format!("meta{DRAFT_SUFFIX}"));
     let write = || {

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
+use super::calls;
 use super::data_dir::sync_directory;
 use super::segment_maker::remove_if_there;
 use super::worker::{Operations, Reporter};
@@ -69,6 +70,11 @@ impl FileWriter {
             if self.reporter.has_failed() {
                 continue;
             }
+            // What is there does not go for lack of room.
+            let writes = !matches!(
+                operation,
+                FileOperation::Read(..) | FileOperation::Remove(_)
+            );
             let (id, result) = match operation {
                 FileOperation::Create(id) => (id, self.create(id)),
                 FileOperation::Append(id, data) => (id, self.append(id, &data)),
@@ -79,7 +85,7 @@ impl FileWriter {
             match result {
                 Ok(Some(event)) => self.reporter.report(event),
                 Ok(None) => {}
-                Err(error) if is_no_space(&error) => self.refuse(id),
+                Err(error) if writes && is_no_space(&error) => self.refuse(id),
                 Err(error) => self.fail(id, &error),
             }
         }
@@ -106,6 +112,7 @@ impl FileWriter {
     fn create(&mut self, id: FileId) -> io::Result<Option<DiskEvent>> {
         self.refused.remove(&id);
         self.open.remove(&id);
+        calls::before("open")?;
         let file = File::create(self.path(id))?;
         let open = OpenFile {
             file,
@@ -119,7 +126,9 @@ impl FileWriter {
     /// The file, opened if it exists and was not begun in this run.
     fn open(&mut self, id: FileId) -> io::Result<Option<&mut OpenFile>> {
         if !self.open.contains_key(&id) {
-            let file = match OpenOptions::new().append(true).open(self.path(id)) {
+            let opened = calls::before("open")
+                .and_then(|()| OpenOptions::new().append(true).open(self.path(id)));
+            let file = match opened {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
@@ -142,11 +151,12 @@ impl FileWriter {
         let Some(open) = self.open(id)? else {
             return Ok(None);
         };
-        open.file.write_all(data)?;
+        calls::write_all(data, |data| open.file.write(data))?;
         open.len += data.len() as u64;
         open.unflushed += data.len() as u64;
         if open.unflushed >= FLUSH_BYTES {
             open.unflushed = 0;
+            calls::before("sync")?;
             open.file.sync_data()?;
         }
         let len = open.len;
@@ -160,8 +170,10 @@ impl FileWriter {
         let Some(open) = self.open(id)? else {
             return Ok(None);
         };
+        calls::before("sync")?;
         open.file.sync_all()?;
         self.open.remove(&id);
+        calls::before("rename")?;
         fs::rename(self.path(id), self.path(final_id))?;
         sync_directory(&self.dir)?;
         Ok(Some(DiskEvent::FileFinished(final_id)))
@@ -169,7 +181,7 @@ impl FileWriter {
 
     fn read(&mut self, id: FileId, offset: u64, len: usize) -> io::Result<Option<DiskEvent>> {
         let mut data = Vec::new();
-        match File::open(self.path(id)) {
+        match calls::before("open").and_then(|()| File::open(self.path(id))) {
             Ok(file) => {
                 let left = file.metadata()?.len().saturating_sub(offset);
                 data.resize(len.min(usize::try_from(left).unwrap_or(usize::MAX)), 0);
@@ -200,7 +212,8 @@ impl FileWriter {
 /// Reads what there is at `offset`, once more if a signal came in between.
 pub(super) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     loop {
-        match file.read_at(buf, offset) {
+        let len = calls::some("read", buf.len());
+        match len.and_then(|len| file.read_at(&mut buf[..len], offset)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
         }

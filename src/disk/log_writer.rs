@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use crossbeam_channel::Receiver;
 
+use super::calls;
 use super::segment_maker::{MadeSegment, MakerOperation};
 use super::segment_map::SegmentMap;
 use super::worker::{Handle, Operations, Reporter};
@@ -133,7 +134,7 @@ impl LogWriter {
 }
 
 fn sync_map(id: SegmentId, map: &mut SegmentMap, reporter: &Reporter) {
-    if let Err(error) = map.sync() {
+    if let Err(error) = calls::before("msync").and_then(|()| map.sync()) {
         reporter.fail(format!("sync of {}", file_name::segment(id)), &error);
     }
 }

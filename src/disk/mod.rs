@@ -9,16 +9,23 @@
 //!
 //! [`FileDisk`] is the real one, [`SimDisk`] the simulator's.
 
+mod calls;
 mod data_dir;
+#[cfg(test)]
+mod fault_tests;
 mod file;
 mod file_name;
 mod file_writer;
 mod log_writer;
+mod reader;
+mod rejoin;
 mod segment_maker;
 mod segment_map;
 mod sim;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod trace;
 mod worker;
 
 use std::io;
@@ -28,8 +35,9 @@ use bytes::Bytes;
 use crate::mem::Buffer;
 use crate::types::EntryId;
 
-pub use data_dir::{DataDir, OpenError};
+pub use data_dir::{DataDir, Meta, OpenError};
 pub use file::FileDisk;
+pub use reader::{DirReader, Entry};
 pub use sim::SimDisk;
 pub use worker::EventSink;
 
@@ -198,10 +206,45 @@ pub trait Disk {
     fn recover_file(&mut self, id: FileId, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
 }
 
+/// Where a log is read from: any [`Disk`], or a directory that is only looked at
+/// ([`DirReader`]).
+pub trait LogSource {
+    /// See [`Disk::segments`].
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    fn list_segments(&mut self) -> io::Result<Vec<SegmentInfo>>;
+
+    /// See [`Disk::recover_segment`].
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read_segment(&mut self, id: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+}
+
+impl<D: Disk> LogSource for D {
+    fn list_segments(&mut self) -> io::Result<Vec<SegmentInfo>> {
+        self.segments()
+    }
+
+    fn read_segment(&mut self, id: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.recover_segment(id, offset, buf)
+    }
+}
+
 /// Whether there was no room: the one failure that passes.
 fn is_no_space(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
     )
+}
+
+/// Whether the device has lost what was to be read: what no repetition brings back.
+#[must_use]
+pub fn is_bad_medium(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let lost = [Errno::IO, Errno::UCLEAN, Errno::BADMSG];
+    lost.iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use crossbeam_channel::Sender;
 use rustix::fs::Advice;
 
+use super::calls;
 use super::data_dir::sync_directory;
 use super::segment_map::SegmentMap;
 use super::worker::{Operations, Reporter};
@@ -109,26 +110,38 @@ impl SegmentMaker {
         let draft = self.dir.join(file_name::segment_draft(id));
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
+        calls::before("open")?;
         let file = options.open(&draft)?;
         let zeros = [0; WRITE_BYTES];
         let mut at = 0;
         while at < len {
             let count = (len - at).min(WRITE_BYTES as u64);
-            file.write_all_at(&zeros[..count as usize], at)?;
+            let mut place = at;
+            calls::write_all(&zeros[..count as usize], |data| {
+                let written = file.write_at(data, place)?;
+                place += written as u64;
+                Ok(written)
+            })?;
             at += count;
             if at % FLUSH_BYTES == 0 {
+                calls::before("sync")?;
                 file.sync_data()?;
             }
         }
+        calls::before("sync")?;
         file.sync_all()?;
+        calls::before("rename")?;
         fs::rename(&draft, self.dir.join(file_name::segment(id)))?;
         sync_directory(&self.dir)?;
+        calls::before("map")?;
         SegmentMap::new(&file, len)
     }
 
     fn recycle(&self, id: SegmentId, len: u64, old: SegmentId) -> io::Result<SegmentMap> {
         let old = self.dir.join(file_name::segment(old));
-        let file = match OpenOptions::new().read(true).write(true).open(&old) {
+        let opened = calls::before("open")
+            .and_then(|()| OpenOptions::new().read(true).write(true).open(&old));
+        let file = match opened {
             Ok(file) if file.metadata()?.len() == len => file,
             Ok(_) => {
                 remove_if_there(&old)?;
@@ -139,13 +152,18 @@ impl SegmentMaker {
         };
         drop_from_cache(&file)?;
         read_into_small_folios(&file, len)?;
+        calls::before("map")?;
         let map = SegmentMap::new(&file, len)?;
-        if map.populate().is_err() {
+        if calls::before("populate")
+            .and_then(|()| map.populate())
+            .is_err()
+        {
             // It has sectors that cannot be read: no place for a log.
             drop(map);
             remove_if_there(&old)?;
             return self.create(id, len);
         }
+        calls::before("rename")?;
         fs::rename(&old, self.dir.join(file_name::segment(id)))?;
         sync_directory(&self.dir)?;
         Ok(map)
@@ -159,6 +177,7 @@ impl SegmentMaker {
 fn read_into_small_folios(file: &File, len: u64) -> io::Result<()> {
     let mut at = 0;
     while let Some(chunk) = NonZeroU64::new((len - at).min(READ_BYTES)) {
+        calls::before("advise")?;
         rustix::fs::fadvise(file, at, Some(chunk), Advice::WillNeed)?;
         at += chunk.get();
     }
@@ -168,13 +187,15 @@ fn read_into_small_folios(file: &File, len: u64) -> io::Result<()> {
 /// Brings a file to the device and drops it from the page cache: what is read of it
 /// next comes from the device, and what is mapped comes in small folios.
 pub(super) fn drop_from_cache(file: &File) -> io::Result<()> {
+    calls::before("sync")?;
     file.sync_all()?;
+    calls::before("advise")?;
     rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?;
     Ok(())
 }
 
 pub(super) fn remove_if_there(path: &std::path::Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+    match calls::before("unlink").and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }

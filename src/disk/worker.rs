@@ -143,8 +143,12 @@ impl<T: Send + 'static> Lane<T> {
     ) -> io::Result<Lane<T>> {
         let (sender, receiver) = bounded(capacity);
         let guard = PanicReporter(reporter.clone());
+        #[cfg(test)]
+        let plan = super::calls::Plan::current();
         let worker = thread::Builder::new().name(name.into()).spawn(move || {
             let _guard = guard;
+            #[cfg(test)]
+            super::calls::Plan::adopt(plan);
             work(Operations(receiver));
         })?;
         let handle = Handle {

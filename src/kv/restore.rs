@@ -209,11 +209,6 @@ impl<K: Keep> Restore<K> {
         if self.part[..8] != MAGIC {
             return Err(self.corrupt("not a snapshot"));
         }
-        let mut reader = Reader::new(&self.part[8..]);
-        let version = reader.u32().unwrap_or(0);
-        if version != VERSION {
-            return Err(SnapshotError::Version { found: version });
-        }
         let configuration_bytes = Reader::new(&self.part[HEADER_FIXED_BYTES - 4..])
             .len32()
             .unwrap_or(usize::MAX);
@@ -256,6 +251,12 @@ impl<K: Keep> Restore<K> {
                 self.check_footer(&content[1..])
             }
             _ if !matches(crc32fast::hash(content)) => Err("checksum does not match"),
+            // Headers of all versions have this form, so that a newer one can be told from
+            // a damaged one.
+            Stage::Header if version(content) != VERSION => {
+                let found = version(content);
+                return Err(SnapshotError::Version { found });
+            }
             Stage::Blocks(kind_min) => self.take_block(kind_min, content),
             _ => self.take_header(content),
         };
@@ -423,6 +424,10 @@ impl<K: Keep> Restore<K> {
             reason,
         }
     }
+}
+
+fn version(header: &[u8]) -> u32 {
+    Reader::new(&header[MAGIC.len()..]).u32().unwrap_or(0)
 }
 
 /// Reads a whole snapshot and says what it is. Builds the state on the way, since

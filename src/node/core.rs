@@ -37,6 +37,8 @@ pub struct NodeConfig {
     pub cluster_id: u64,
     /// Names the data directory; drawn when that was created.
     pub incarnation: u64,
+    /// Whether that directory takes the place of one that was damaged or lost.
+    pub rejoins: bool,
     /// An election begins after a time drawn from this range.
     pub election_timeout: (Duration, Duration),
     /// How often a leader says that it is there.

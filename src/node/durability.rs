@@ -175,6 +175,14 @@ fn release(message: Message, out: &mut Vec<Message>) {
 }
 
 impl<D: Disk> Node<D> {
+    /// The node ends in order: the log vouches for all that is durable. Nothing is
+    /// promised after this.
+    pub fn seal(&mut self) {
+        if self.failure().is_none() {
+            self.ledger.wal.seal(&mut self.disk);
+        }
+    }
+
     /// Carries out what the core asks for. **The order of these lines, and what each
     /// message waits for, is the durability rule of the store; it is written nowhere
     /// else.**

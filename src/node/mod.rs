@@ -25,6 +25,8 @@
 
 mod backup;
 mod core;
+#[cfg(test)]
+mod crash_tests;
 mod durability;
 mod install;
 mod members;
@@ -41,7 +43,7 @@ mod transfer;
 pub use self::backup::{BackupAnswer, BackupRequest};
 pub use self::core::{Node, NodeConfig, Outputs};
 pub use self::members::{Addresses, OperatorAnswer};
-pub use self::peers::{Hello, HelloReply, PROTOCOL_VERSION};
+pub use self::peers::{Hello, HelloReply, KnownPeer, PROTOCOL_VERSION, PeersFile, inspect_peers};
 pub use self::recovery::{OpenError, RecoverySummary};
 pub use self::requests::{Answer, Caller, Request};
 pub use self::scan::{Page, Scan};

@@ -16,6 +16,8 @@
 //!    committed by a majority without it: whoever may still win an election with the
 //!    vote that it has forgotten needs a vote from one of these, and has a log that ends
 //!    before that entry, so it does not get it.
+//!    A directory that was begun in the place of a damaged one (`--rejoin`) says so itself,
+//!    so that the node keeps to this also where nobody has met it before.
 //! 4. Being established is kept on disk, and then whatever others remember is history.
 
 use std::collections::BTreeMap;
@@ -89,7 +91,8 @@ pub(super) struct Peers {
     answers: Vec<(Caller, HelloReply)>,
     /// What those others answered whom we introduced ourselves to.
     heard: BTreeMap<NodeId, Term>,
-    /// Somebody knew us under another incarnation.
+    /// Somebody knew us under another incarnation, or our own directory says that it
+    /// takes the place of one.
     lost: bool,
     /// The term of the leader, and the first entry that it made after we came back.
     target: Option<(Term, Index)>,
@@ -110,10 +113,21 @@ impl Peers {
         }
     }
 
-    /// As the file has it; `None` if it is damaged.
+    /// Of a directory that takes the place of a damaged one: as if a peer had said so.
+    pub(super) fn rejoining(mut self) -> Peers {
+        self.lost = !self.established;
+        self
+    }
+
+    /// Whether this is an intact file of a newer version.
+    pub(super) fn is_newer(file: &[u8]) -> bool {
+        intact(file).is_some_and(|body| body.first().is_some_and(|version| *version > VERSION))
+    }
+
+    /// As the file has it; `None` if it is damaged or of a newer version.
     pub(super) fn restore(file: &[u8]) -> Option<Peers> {
-        let (mut body, crc) = file.split_at_checked(file.len().checked_sub(4)?)?;
-        if crc32fast::hash(body).to_le_bytes() != crc || body.len() < 2 {
+        let mut body = intact(file)?;
+        if body.len() < 2 {
             return None;
         }
         let (version, established) = (body.get_u8(), body.get_u8() != 0);
@@ -122,7 +136,7 @@ impl Peers {
             establishing: established,
             ..Peers::default()
         };
-        if version != 1 || body.len() % RECORD_BYTES != 0 {
+        if version != VERSION || body.len() % RECORD_BYTES != 0 {
             return None;
         }
         while !body.is_empty() {
@@ -135,7 +149,7 @@ impl Peers {
 
     fn encode(&self) -> Bytes {
         let mut file = BytesMut::with_capacity(6 + self.known.len() * RECORD_BYTES);
-        file.put_u8(1);
+        file.put_u8(VERSION);
         file.put_u8(u8::from(self.establishing));
         for (id, known) in &self.known {
             file.put_u64_le(id.0);
@@ -148,6 +162,49 @@ impl Peers {
     }
 }
 
+/// What a file `peers` says, for tools.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeersFile {
+    /// Whether the node takes part in elections.
+    pub may_vote: bool,
+    /// The nodes that it has met.
+    pub known: Vec<KnownPeer>,
+}
+
+/// A node that was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownPeer {
+    /// Which one.
+    pub id: NodeId,
+    /// Of its data directory, as last met.
+    pub incarnation: u64,
+    /// It was known under another one before, and has not been established since.
+    pub lost: bool,
+}
+
+/// Reads a file `peers`; `None` if it is damaged or of a newer version.
+#[must_use]
+pub fn inspect_peers(file: &[u8]) -> Option<PeersFile> {
+    let peers = Peers::restore(file)?;
+    let known = peers.known.into_iter().map(|(id, known)| KnownPeer {
+        id,
+        incarnation: known.incarnation,
+        lost: known.lost,
+    });
+    Some(PeersFile {
+        may_vote: peers.established,
+        known: known.collect(),
+    })
+}
+
+/// What stands before the checksum, if that is right. So it is in all versions.
+fn intact(file: &[u8]) -> Option<&[u8]> {
+    let (body, crc) = file.split_at_checked(file.len().checked_sub(4)?)?;
+    (crc32fast::hash(body).to_le_bytes() == crc).then_some(body)
+}
+
+/// The version of the file.
+const VERSION: u8 = 1;
 const RECORD_BYTES: usize = 8 + 8 + 1;
 /// How many nodes are remembered: members of all times, and who wants to be one.
 const KNOWN_MAX: usize = 8 * limits::MEMBERS_MAX;

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use log::{info, warn};
 
-use crate::disk::{Disk, FileId, FileInfo};
+use crate::disk::{Disk, FileId, FileInfo, is_bad_medium};
 use crate::kv::{Restore, SnapshotError, StateMachine};
 use crate::node::core::{Node, NodeConfig, Parts};
 use crate::node::durability::Ledger;
@@ -26,7 +26,10 @@ pub enum OpenError {
     #[error(transparent)]
     Wal(#[from] WalError),
     /// The directory or a file in it cannot be read.
-    #[error("{what}: {source}")]
+    #[error(
+        "{what}: cannot be read: {source}; check the disk; if the file is lost, start the node with \
+         --rejoin: that moves its data aside and lets it catch up from its peers"
+    )]
     Read {
         /// What was read.
         what: String,
@@ -36,8 +39,8 @@ pub enum OpenError {
     /// The log begins behind an entry that no intact snapshot reaches.
     #[error(
         "the log begins behind {mark}, but {found}: acknowledged data is missing; restore the \
-         .snap files of this directory, or move the directory away and let the node catch up \
-         from its peers"
+         .snap files of this directory, or start the node with --rejoin: that moves its data aside \
+         and lets it catch up from its peers"
     )]
     SnapshotMissing {
         /// Where the log begins.
@@ -48,8 +51,8 @@ pub enum OpenError {
     /// There is no log, though there once was one.
     #[error(
         "the log is gone (no .wal file), but {found}: votes and acknowledged data are missing; \
-         restore the .wal files of this directory, or move the directory away and let the node \
-         catch up from its peers"
+         restore the .wal files of this directory, or start the node with --rejoin: that moves its \
+         data aside and lets it catch up from its peers"
     )]
     LogMissing {
         /// What shows that there was one.
@@ -57,10 +60,16 @@ pub enum OpenError {
     },
     /// The file that keeps the incarnations of the peers is damaged.
     #[error(
-        "the file `peers` is damaged: it says whether this node may vote; move the data directory \
-         away and let the node catch up from its peers"
+        "the file `peers` is damaged: it says whether this node may vote; restore it, or start the node \
+         with --rejoin: that moves its data aside and lets it catch up from its peers"
     )]
     Peers,
+    /// A file was written by a newer build.
+    #[error("{what} is of a newer version than this program knows; start the newer program")]
+    Newer {
+        /// Which one.
+        what: String,
+    },
     /// A configuration was written by a newer build.
     #[error(
         "the {place} names the members of the cluster in a way that is not known here: it was \
@@ -70,6 +79,22 @@ pub enum OpenError {
         /// Where it is.
         place: &'static str,
     },
+}
+
+impl OpenError {
+    /// Whether what was on the disk is damaged, missing or out of place, so that
+    /// `--rejoin` is of help.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            OpenError::Wal(error) => error.is_damage(),
+            OpenError::Read { source, .. } => is_bad_medium(source),
+            OpenError::SnapshotMissing { .. } | OpenError::LogMissing { .. } | OpenError::Peers => {
+                true
+            }
+            OpenError::Newer { .. } | OpenError::Configuration { .. } => false,
+        }
+    }
 }
 
 /// What was found at a start, for the operator.
@@ -111,7 +136,7 @@ impl<D: Disk> Node<D> {
             .files()
             .map_err(|source| read_error("the data directory", source))?;
         let alone = config.first_members.len() == 1 && config.first_members.contains(config.id);
-        let peers = find_peers(&mut disk, &files, alone)?;
+        let peers = find_peers(&mut disk, &files, alone, config.rejoins)?;
         let FoundSnapshots {
             machine,
             configuration,
@@ -127,7 +152,7 @@ impl<D: Disk> Node<D> {
             segment_bytes: config.segment_bytes,
             first_segment_bytes: config.first_segment_bytes,
         };
-        let (mut wal, recovered) = Wal::recover(&mut disk, options)?;
+        let (mut wal, recovered) = Wal::read(&mut disk, options)?;
         let Recovered {
             mut hard_state,
             snapshot_mark,
@@ -146,6 +171,8 @@ impl<D: Disk> Node<D> {
                 found,
             });
         }
+        // Only now: a directory that is refused stays as it is.
+        wal.begin_again(&mut disk);
         let summary = RecoverySummary {
             snapshot: last,
             entries: entries.len(),
@@ -259,12 +286,17 @@ fn read_file<D: Disk>(
     }
 }
 
-fn find_peers<D: Disk>(disk: &mut D, files: &[FileInfo], alone: bool) -> Result<Peers, OpenError> {
+fn find_peers<D: Disk>(
+    disk: &mut D,
+    files: &[FileInfo],
+    alone: bool,
+    rejoins: bool,
+) -> Result<Peers, OpenError> {
     if !files.iter().any(|file| file.id == FileId::Peers) {
-        return Ok(if alone {
-            Peers::alone()
-        } else {
-            Peers::default()
+        return Ok(match (rejoins, alone) {
+            (true, _) => Peers::default().rejoining(),
+            (false, true) => Peers::alone(),
+            (false, false) => Peers::default(),
         });
     }
     let mut content = Vec::new();
@@ -273,7 +305,13 @@ fn find_peers<D: Disk>(disk: &mut D, files: &[FileInfo], alone: bool) -> Result<
         content.len() <= READ_BYTES
     })
     .map_err(|source| read_error("the file `peers`", source))?;
-    Peers::restore(&content).ok_or(OpenError::Peers)
+    if Peers::is_newer(&content) {
+        return Err(OpenError::Newer {
+            what: "the file `peers`".to_owned(),
+        });
+    }
+    let peers = Peers::restore(&content).ok_or(OpenError::Peers)?;
+    Ok(if rejoins { peers.rejoining() } else { peers })
 }
 
 /// Restores the newest snapshot that verifies.
@@ -303,6 +341,12 @@ fn find_snapshots<D: Disk>(
                     newest: Some(meta),
                     kept: ids,
                     damaged,
+                });
+            }
+            // An older one would hide what the newer program has written.
+            Err(SnapshotError::Version { .. }) => {
+                return Err(OpenError::Newer {
+                    what: format!("the snapshot that ends at {last}"),
                 });
             }
             Err(error) => {

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use log::{debug, info};
+use log::{debug, info, warn};
 use rand::TryRng;
 use rand::rngs::SysRng;
 
@@ -67,6 +67,8 @@ pub struct ServerOptions {
     pub tuning: Tuning,
     /// Where `raftnode_N/` is.
     pub data_dir: PathBuf,
+    /// Whether a damaged directory is moved aside, and the node catches up from its peers.
+    pub rejoin: bool,
 }
 
 /// Why a server does not start. Nothing was damaged.
@@ -99,6 +101,17 @@ pub enum StartError {
         /// Why it failed.
         source: io::Error,
     },
+}
+
+impl StartError {
+    /// Whether the data directory is damaged, so that `--rejoin` is of help.
+    fn is_damage(&self) -> bool {
+        match self {
+            StartError::Directory(error) => error.is_damage(),
+            StartError::Recovery { source, .. } => source.is_damage(),
+            StartError::Listen { .. } | StartError::System { .. } => false,
+        }
+    }
 }
 
 /// A running server.
@@ -156,7 +169,7 @@ impl Server {
         let listening = listen(member.peer, member.client, reactors, seed)?;
         let (lanes, inbox, doorbell) = inbox(reactors);
         let clock = Clock::start();
-        let node = recover(&options, seed, clock, lanes.disk.clone())?;
+        let node = recover(&options, seed, clock, &lanes.disk)?;
         let cores = if options.tuning.pin_cores {
             Cores::allowed().map_err(system("ask which cores are allowed"))?
         } else {
@@ -264,17 +277,40 @@ fn inbox(reactors: usize) -> (Lanes, Inbox, Arc<Doorbell>) {
     (lanes, inbox, doorbell)
 }
 
-/// Takes possession of the data directory and puts the node together from it.
+/// Takes possession of the data directory and puts the node together from it. A damaged
+/// one is moved aside if the operator has said so; one that is intact is used, so that a
+/// command line that says so again does no harm.
 fn recover(
+    options: &ServerOptions,
+    seed: u64,
+    clock: Clock,
+    lane: &Sender<DiskEvent>,
+) -> Result<Node<FileDisk>, StartError> {
+    let cluster_id = options.cluster.cluster_id();
+    match open_node(options, seed, clock, lane.clone()) {
+        Err(error) if options.rejoin && error.is_damage() => {
+            let aside = DataDir::set_aside(&options.data_dir, options.id, cluster_id)?;
+            warn!(target: "RaftClerk", "rejoin: data moved aside: to={} reason={error}", aside.display());
+            open_node(options, seed, clock, lane.clone())
+        }
+        result => result,
+    }
+}
+
+fn open_node(
     options: &ServerOptions,
     seed: u64,
     clock: Clock,
     lane: Sender<DiskEvent>,
 ) -> Result<Node<FileDisk>, StartError> {
     let cluster_id = options.cluster.cluster_id();
-    let directory = DataDir::open(&options.data_dir, options.id, cluster_id)?;
+    let directory = if options.rejoin {
+        DataDir::open_rejoining(&options.data_dir, options.id, cluster_id)?
+    } else {
+        DataDir::open(&options.data_dir, options.id, cluster_id)?
+    };
     let path = directory.path().display().to_string();
-    info!(target: "RaftClerk", "data directory: path={path} incarnation={:016x}", directory.incarnation());
+    info!(target: "RaftClerk", "data directory: path={path} incarnation={:016x} rejoins={}", directory.incarnation(), directory.rejoins());
     let config = node_config(&directory, options, seed);
     let disk = FileDisk::open(directory, disk_sink(lane))
         .map_err(system("start the threads of the disk"))?;
@@ -398,6 +434,7 @@ fn node_config(directory: &DataDir, options: &ServerOptions, seed: u64) -> NodeC
         disk_patience: tuning.disk_patience,
         cluster_id: cluster.cluster_id(),
         incarnation: directory.incarnation(),
+        rejoins: directory.rejoins(),
         election_timeout: (tuning.election_timeout_min, tuning.election_timeout_max),
         heartbeat: tuning.heartbeat,
         seed,

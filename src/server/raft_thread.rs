@@ -83,6 +83,7 @@ impl<D: Disk> RaftThread<D> {
                 }
             }
         };
+        self.node.seal();
         info!(target: "RaftClerk", "raft thread ends: {ending:?}");
         (ending, self.node.into_disk())
     }

@@ -68,6 +68,7 @@ impl Simulation {
             disk_patience: plan.disk_patience,
             cluster_id: CLUSTER_ID,
             incarnation: self.places[id as usize].incarnation,
+            rejoins: false,
             election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
             heartbeat: Duration::from_millis(50),
             seed: self.rng.next_u64(),

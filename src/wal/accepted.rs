@@ -96,7 +96,8 @@ impl Accepted {
         restart
     }
 
-    fn term_at(&self, index: Index) -> Option<Term> {
+    /// The term of an entry that the log holds.
+    pub(super) fn term_at(&self, index: Index) -> Option<Term> {
         if index == self.mark.index {
             return Some(self.mark.term);
         }

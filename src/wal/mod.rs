@@ -13,17 +13,23 @@
 //! does not open.
 //!
 //! Files: `record.rs` (batches and records), `segment.rs` (headers), `writer.rs`
-//! (appending, rolling, compaction) with `accepted.rs` and `work.rs`, `recovery.rs`
-//! (reading) with `replay.rs`. The log knows nothing of Raft's rules beyond what its
-//! records say; the node keeps them.
+//! (appending, rolling, compaction) with `accepted.rs`, `work.rs` and `view.rs`,
+//! `recovery.rs` (reading) with `replay.rs`, `inspect.rs` (for tools). The log knows
+//! nothing of Raft's rules beyond what its records say; the node keeps them.
 
 mod accepted;
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
+mod inspect;
 mod record;
 mod recovery;
 mod replay;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod view;
 mod work;
 mod writer;
 
@@ -36,8 +42,11 @@ use crate::types::{Entry, EntryId, HardState, Index, NodeId};
 #[cfg(doc)]
 use crate::disk::Disk;
 
+pub use inspect::{
+    HeaderInfo, HeaderState, Item, SegmentEnd, SegmentSummary, inspect_header, inspect_segment,
+    summarize_segment, verify_log,
+};
 pub use record::Position;
-pub use recovery::{SegmentSummary, summarize_segment};
 pub use writer::Wal;
 
 /// Whose log it is, and how large its segments are.
@@ -172,7 +181,8 @@ impl std::fmt::Display for File {
 #[derive(Debug, thiserror::Error)]
 pub enum WalError {
     /// A segment cannot be read.
-    #[error("{}: cannot be read: {source}", segment.map_or("the log's directory".into(), |id| File(id).to_string()))]
+    #[error("{}: cannot be read: {source}; check the disk; if the file is lost, start the node with --rejoin: that \
+             moves its data aside and lets it catch up from its peers", segment.map_or("the log's directory".into(), |id| File(id).to_string()))]
     Read {
         /// The segment, or none for the list of them.
         segment: Option<SegmentId>,
@@ -194,7 +204,8 @@ pub enum WalError {
     /// The segment is of another node, cluster or data directory.
     #[error(
         "{}: belongs to another {what} (found {found:#x}, expected {expected:#x}); \
-         move it away, or start with the data directory that it came from",
+         move it back to where it came from, or start the node with --rejoin: that moves all of this \
+         directory aside and lets the node catch up from its peers",
         File(*segment)
     )]
     Foreign {
@@ -229,5 +240,18 @@ pub enum WalError {
     },
 }
 
+impl WalError {
+    /// Whether what was on the disk is damaged, missing or out of place, so that
+    /// `--rejoin` is of help.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            WalError::Corrupt { .. } | WalError::Foreign { .. } => true,
+            WalError::Read { source, .. } => crate::disk::is_bad_medium(source),
+            WalError::Unsupported { .. } | WalError::Disk { .. } => false,
+        }
+    }
+}
+
 const ADVICE: &str = "data that this node had promised to keep is lost here: restore the file, or \
-     remove the node's data directory and let it catch up from the others as a new node";
+     start the node with --rejoin: that moves its data aside and lets it catch up from its peers";

@@ -18,10 +18,10 @@
 use super::record::{Batch, BatchError, Record, Salt, decode_batch, scan};
 use super::replay::Replay;
 use super::segment::{
-    Continues, HEADER_BYTES, HeaderPage, Owner, SEGMENT_BYTES_MAX, SegmentHeader,
+    Continues, HEADER_BYTES, HeaderPage, Owner, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentHeader,
 };
 use super::{ADVICE, Position, Recovered, RecoveryReport, TornTail, WalError, WalOptions};
-use crate::disk::{Disk, SegmentId, SegmentInfo};
+use crate::disk::{LogSource, SegmentId, SegmentInfo};
 use crate::types::Index;
 
 /// A segment that is part of the log.
@@ -69,13 +69,18 @@ fn corrupt(segment: SegmentId, offset_bytes: u64, reason: &'static str) -> WalEr
 }
 
 /// Reads the first `len` bytes of a segment, no more than one can have.
-fn read<D: Disk>(disk: &mut D, id: SegmentId, buf: &mut Vec<u8>, len: u64) -> Result<(), WalError> {
+fn read<S: LogSource>(
+    disk: &mut S,
+    id: SegmentId,
+    buf: &mut Vec<u8>,
+    len: u64,
+) -> Result<(), WalError> {
     let len = len.min(SEGMENT_BYTES_MAX) as usize;
     buf.clear();
     buf.resize(len, 0);
     let mut done = 0;
     while done < len {
-        match disk.recover_segment(id, done as u64, &mut buf[done..]) {
+        match disk.read_segment(id, done as u64, &mut buf[done..]) {
             Ok(0) => break,
             Ok(count) => done += count,
             Err(source) => {
@@ -98,8 +103,8 @@ struct Stop {
     reason: Option<&'static str>,
 }
 
-struct Reader<'a, D> {
-    disk: &'a mut D,
+struct Reader<'a, S> {
+    disk: &'a mut S,
     owner: Owner,
     buf: Vec<u8>,
     /// The highest mark seen, and where it stood.
@@ -109,7 +114,7 @@ struct Reader<'a, D> {
     report: RecoveryReport,
 }
 
-impl<D: Disk> Reader<'_, D> {
+impl<S: LogSource> Reader<'_, S> {
     fn see_mark(&mut self, mark: Position, at: Position) {
         if self.mark.is_none_or(|(highest, _)| mark > highest) {
             self.mark = Some((mark, at));
@@ -120,6 +125,10 @@ impl<D: Disk> Reader<'_, D> {
     fn headers(&mut self, infos: &[SegmentInfo]) -> Result<Vec<Option<SegmentHeader>>, WalError> {
         let mut headers = Vec::with_capacity(infos.len());
         for info in infos {
+            // It gets its name when all of it is on the disk.
+            if info.len < SEGMENT_BYTES_MIN || info.len % HEADER_BYTES as u64 != 0 {
+                return Err(corrupt(info.id, info.len, "the file is cut short"));
+            }
             read(self.disk, info.id, &mut self.buf, HEADER_BYTES as u64)?;
             headers.push(match SegmentHeader::decode(&self.buf) {
                 HeaderPage::Invalid => None,
@@ -299,11 +308,11 @@ fn chain(infos: &[SegmentInfo], headers: &[Option<SegmentHeader>]) -> Result<Vec
 }
 
 /// Reads the log; changes nothing on the disk.
-pub(super) fn recover<D: Disk>(
-    disk: &mut D,
+pub(super) fn recover<S: LogSource>(
+    disk: &mut S,
     options: &WalOptions,
 ) -> Result<(Recovered, Tail), WalError> {
-    let infos = disk.segments().map_err(|source| WalError::Read {
+    let infos = disk.list_segments().map_err(|source| WalError::Read {
         segment: None,
         source,
     })?;
@@ -350,8 +359,8 @@ pub(super) fn recover<D: Disk>(
 }
 
 /// What the writer goes on from.
-fn tail<D>(
-    reader: &Reader<'_, D>,
+fn tail<S>(
+    reader: &Reader<'_, S>,
     infos: &[SegmentInfo],
     headers: &[Option<SegmentHeader>],
     places: &[usize],
@@ -388,8 +397,8 @@ fn tail<D>(
 }
 
 /// Replays the chain up to where it breaks or ends.
-fn replay_chain<D: Disk>(
-    reader: &mut Reader<'_, D>,
+fn replay_chain<S: LogSource>(
+    reader: &mut Reader<'_, S>,
     infos: &[SegmentInfo],
     headers: &[Option<SegmentHeader>],
     places: &[usize],
@@ -421,8 +430,8 @@ fn replay_chain<D: Disk>(
 }
 
 /// Reads the rest of the marks, and decides between a torn write and damage.
-fn check_break<D: Disk>(
-    reader: &mut Reader<'_, D>,
+fn check_break<S: LogSource>(
+    reader: &mut Reader<'_, S>,
     infos: &[SegmentInfo],
     places: &[usize],
     replayed: usize,
@@ -472,46 +481,4 @@ fn check_start(
         return Err(corrupt(missing, 0, SEGMENT_MISSING));
     }
     Ok(())
-}
-
-/// What [`summarize_segment`] found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SegmentSummary {
-    /// Whether the header is valid.
-    pub header: bool,
-    /// Batches that follow each other from the header on.
-    pub batches: u64,
-    /// Records in them.
-    pub records: u64,
-    /// Where they end, in bytes from the start.
-    pub end: u64,
-    /// Batch headers behind that end.
-    pub stray_batches: u64,
-}
-
-/// Reads any bytes as a segment of the given name, for tools and fuzzing.
-#[must_use]
-pub fn summarize_segment(bytes: &[u8], id: SegmentId, incarnation: u64) -> SegmentSummary {
-    let header =
-        matches!(SegmentHeader::decode(bytes), HeaderPage::Valid(header) if header.id == id);
-    let salt = Salt::new(incarnation, id);
-    let mut chain = salt.chain();
-    let mut summary = SegmentSummary {
-        header,
-        end: HEADER_BYTES as u64,
-        ..SegmentSummary::default()
-    };
-    let mut replay = Replay::default();
-    while let Ok(batch) = decode_batch(bytes, summary.end as usize, bytes.len(), salt, chain) {
-        for (_, record) in &batch.records {
-            if replay.apply(record).is_err() {
-                return summary;
-            }
-        }
-        summary.batches += 1;
-        summary.records += batch.records.len() as u64;
-        (summary.end, chain) = (batch.end as u64, batch.chain);
-    }
-    summary.stray_batches = scan(bytes, summary.end as usize, salt).count() as u64;
-    summary
 }

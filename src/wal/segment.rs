@@ -22,6 +22,8 @@ use crate::types::NodeId;
 pub(super) const HEADER_BYTES: usize = 4096;
 /// The version of the format that this code writes and reads.
 const FORMAT_VERSION: u32 = 1;
+/// The smallest segment: a header and some batches.
+pub(super) const SEGMENT_BYTES_MIN: u64 = 4 * HEADER_BYTES as u64;
 /// The longest segment.
 pub(super) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 const MAGIC: [u8; 8] = *b"WWRAFTWL";

@@ -11,7 +11,7 @@ use crate::disk::{Disk, DiskEvent, SegmentId, SimDisk};
 use crate::mem::Buffer;
 use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
 
-const OPTIONS: WalOptions = WalOptions {
+pub(super) const OPTIONS: WalOptions = WalOptions {
     node: NodeId(3),
     cluster_id: 77,
     incarnation: 0x5eed,
@@ -20,10 +20,10 @@ const OPTIONS: WalOptions = WalOptions {
 };
 
 /// SplitMix64: a stream of numbers from one.
-struct Rng(u64);
+pub(super) struct Rng(pub(super) u64);
 
 impl Rng {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -31,21 +31,21 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 }
 
 /// What recovery must find after some record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct State {
-    hard_state: HardState,
-    mark: EntryId,
-    entries: Vec<Entry>,
+pub(super) struct State {
+    pub(super) hard_state: HardState,
+    pub(super) mark: EntryId,
+    pub(super) entries: Vec<Entry>,
 }
 
 impl State {
-    fn of(recovered: &Recovered) -> State {
+    pub(super) fn of(recovered: &Recovered) -> State {
         State {
             hard_state: recovered.hard_state,
             mark: recovered.snapshot_mark,
@@ -53,15 +53,15 @@ impl State {
         }
     }
 
-    fn last(&self) -> Index {
+    pub(super) fn last(&self) -> Index {
         Index(self.mark.index.0 + self.entries.len() as u64)
     }
 
-    fn truncate(&mut self, from: Index) {
+    pub(super) fn truncate(&mut self, from: Index) {
         self.entries.retain(|entry| entry.id.index < from);
     }
 
-    fn set_mark(&mut self, mark: EntryId) {
+    pub(super) fn set_mark(&mut self, mark: EntryId) {
         let holds = self.mark == mark || self.entries.iter().any(|entry| entry.id == mark);
         if holds {
             self.entries.retain(|entry| entry.id.index > mark.index);
@@ -72,7 +72,7 @@ impl State {
     }
 }
 
-fn entry(term: u64, index: u64, bytes: usize) -> Entry {
+pub(super) fn entry(term: u64, index: u64, bytes: usize) -> Entry {
     let data = Bytes::from(vec![(term ^ index) as u8; bytes]);
     let payload = match index % 7 {
         0 => Payload::Noop,

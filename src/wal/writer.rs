@@ -18,7 +18,9 @@ use super::record::{
     BATCH_HEADER_BYTES, Position, RECORD_HEADER_BYTES, Record, Salt, encode_batch,
 };
 use super::recovery::{self, LiveSegment, Tail};
-use super::segment::{Continues, HEADER_BYTES, Owner, SEGMENT_BYTES_MAX, SegmentHeader};
+use super::segment::{
+    Continues, HEADER_BYTES, Owner, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentHeader,
+};
 use super::work::{Queued, Work};
 use super::{Batch, BatchSeq, Recovered, WalCounters, WalError, WalOptions, WalProgress};
 use crate::disk::{Disk, DiskEvent, SegmentId, SegmentInfo, SyncToken};
@@ -26,9 +28,7 @@ use crate::limits;
 use crate::mem::Buffer;
 use crate::types::{EntryId, HardState, Index};
 
-const PAGE_BYTES: u64 = HEADER_BYTES as u64;
-/// The smallest segment: a header and some batches.
-const SEGMENT_BYTES_MIN: u64 = 4 * PAGE_BYTES;
+pub(super) const PAGE_BYTES: u64 = HEADER_BYTES as u64;
 /// What header and opening of a segment take of it, with room for one batch header.
 const OPENING_BYTES: u64 = PAGE_BYTES + 256;
 
@@ -47,13 +47,15 @@ struct Active {
     id: SegmentId,
     len: u64,
     offset: u64,
+    /// Where header and opening end.
+    opened: u64,
     salt: Salt,
     chain: u32,
 }
 
 /// The segment after the active one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
+pub(super) enum Next {
     None,
     Requested(SegmentInfo),
     Ready(SegmentInfo),
@@ -68,8 +70,8 @@ struct PendingSync {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Durable {
-    batch: BatchSeq,
+pub(super) struct Durable {
+    pub(super) batch: BatchSeq,
     /// Everything before it is on the disk: the mark of what is written next.
     position: Position,
     /// The highest mark that is itself on the disk: recovery will know of it.
@@ -82,14 +84,16 @@ struct Durable {
 pub struct Wal {
     owner: Owner,
     segment_bytes: u64,
+    /// Of the one that the start opens.
+    first_segment_bytes: u64,
     pub(super) accepted: Accepted,
     /// As of what is written: what an opening repeats.
     hard_state: HardState,
     snapshot_mark: EntryId,
     /// Oldest first; the last is the active one, if there is one.
-    live: VecDeque<LiveSegment>,
+    pub(super) live: VecDeque<LiveSegment>,
     active: Option<Active>,
-    next: Next,
+    pub(super) next: Next,
     /// The segment after that: the reserve. While there is no room for it, what is appended
     /// still has the next one, and all that makes the data grow is to be refused.
     after: Next,
@@ -101,17 +105,17 @@ pub struct Wal {
     spare: Option<SegmentInfo>,
     /// Where the segment before the active one ends, until there is an active one.
     continues: Option<Continues>,
-    queue: VecDeque<Queued>,
+    pub(super) queue: VecDeque<Queued>,
     syncs: VecDeque<PendingSync>,
-    durable: Durable,
-    appended: BatchSeq,
+    pub(super) durable: Durable,
+    pub(super) appended: BatchSeq,
     /// The last batch that was written in full.
     written: BatchSeq,
     /// The highest mark that was written.
     mark_written: Position,
     next_seq: u64,
     keep_from: Index,
-    counters: WalCounters,
+    pub(super) counters: WalCounters,
 }
 
 impl Wal {
@@ -128,11 +132,31 @@ impl Wal {
         disk: &mut D,
         options: WalOptions,
     ) -> Result<(Wal, Recovered), WalError> {
+        let (mut wal, recovered) = Wal::read(disk, options)?;
+        wal.begin_again(disk);
+        Ok((wal, recovered))
+    }
+
+    /// The first half of [`Wal::recover`]: reads the log and changes nothing, so that the
+    /// caller can still refuse what was read. Nothing may be appended before the other
+    /// half, [`Wal::begin_again`].
+    ///
+    /// # Errors
+    /// As [`Wal::recover`].
+    pub fn read<D: Disk>(disk: &mut D, options: WalOptions) -> Result<(Wal, Recovered), WalError> {
         let (recovered, tail) = recovery::recover(disk, &options)?;
         let mut wal = Wal::new(&options, &recovered, &tail);
         wal.garbage.clone_from(&tail.garbage);
-        wal.request(disk, clamp(options.first_segment_bytes));
         Ok((wal, recovered))
+    }
+
+    /// Asks for the fresh segment behind what was read.
+    pub fn begin_again<D: Disk>(&mut self, disk: &mut D) {
+        assert!(
+            self.next == Next::None && self.active.is_none(),
+            "a log begins again once"
+        );
+        self.request(disk, self.first_segment_bytes);
     }
 
     fn new(options: &WalOptions, recovered: &Recovered, tail: &Tail) -> Wal {
@@ -152,6 +176,7 @@ impl Wal {
                 incarnation: options.incarnation,
             },
             segment_bytes: clamp(options.segment_bytes),
+            first_segment_bytes: clamp(options.first_segment_bytes),
             accepted,
             hard_state: recovered.hard_state,
             snapshot_mark: recovered.snapshot_mark,
@@ -281,23 +306,22 @@ impl Wal {
         })
     }
 
-    /// The last batch that is on the disk, and all before it. Never goes back.
-    #[must_use]
-    pub fn durable(&self) -> BatchSeq {
-        self.durable.batch
-    }
-
-    /// The last batch that was appended.
-    #[must_use]
-    pub fn appended(&self) -> BatchSeq {
-        self.appended
-    }
-
-    /// Whether the fresh segment of this start is durable, and with it all that was
-    /// recovered.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        self.durable.batch >= BatchSeq(1)
+    /// Vouches for all that is durable with a batch that holds nothing but the mark, and
+    /// asks for a sync; for an orderly end. Without it nothing on the disk says that the
+    /// last batch was durable, and damage to it at rest looks like a torn write.
+    pub fn seal<D: Disk>(&mut self, disk: &mut D) {
+        let at_rest = self.queue.is_empty() && self.syncs.is_empty();
+        // What only repeats the segments before it needs no vouching, and stays unused.
+        let open = |active: &Active| {
+            active.offset > active.opened && active.len - active.offset >= BATCH_HEADER_BYTES as u64
+        };
+        if at_rest
+            && self.active.as_ref().is_some_and(open)
+            && self.mark_written < self.durable.position
+        {
+            self.encode_and_store(disk, Buffer::new(), std::iter::empty());
+            self.sync(disk);
+        }
     }
 
     /// Lets go of the segments that hold no entry from `keep_from` on. Entries behind
@@ -306,33 +330,6 @@ impl Wal {
     pub fn compact<D: Disk>(&mut self, disk: &mut D, keep_from: Index) {
         self.keep_from = self.keep_from.max(keep_from);
         self.compact_now(disk);
-    }
-
-    /// How many bytes of batches the segments of the log hold.
-    #[must_use]
-    pub fn bytes_in_log(&self) -> u64 {
-        self.live
-            .iter()
-            .map(|segment| segment.end - PAGE_BYTES)
-            .sum()
-    }
-
-    /// How many bytes the segments of the log take on the disk, used or not.
-    #[must_use]
-    pub fn bytes_on_disk(&self) -> u64 {
-        self.live.iter().map(|segment| segment.info.len).sum()
-    }
-
-    /// How many batches wait for a segment.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.queue.len()
-    }
-
-    /// What was done since the start.
-    #[must_use]
-    pub fn counters(&self) -> WalCounters {
-        self.counters
     }
 
     /// Writes what fits, in as many segments as are there; whether all was written.
@@ -451,6 +448,7 @@ impl Wal {
             id: info.id,
             len: info.len,
             offset: 0,
+            opened: 0,
             salt,
             chain: salt.chain(),
         });
@@ -471,6 +469,9 @@ impl Wal {
         let mut buffer = Buffer::with_capacity(OPENING_BYTES as usize);
         buffer.extend_from_slice(&header.encode());
         self.encode_and_store(disk, buffer, opening.into_iter());
+        if let Some(active) = &mut self.active {
+            active.opened = active.offset;
+        }
         self.written = self.written.max(BatchSeq(1));
     }
 

@@ -95,6 +95,7 @@ fn open(id: u64, snapshot_log_bytes: u64) -> Node<NullDisk> {
         disk_patience: Duration::from_secs(2),
         cluster_id: 1,
         incarnation: id + 1,
+        rejoins: false,
         election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
         heartbeat: Duration::from_millis(50),
         seed: id,

@@ -219,11 +219,17 @@ impl TestCluster {
 
     /// Starts a node that is down. What it prints is appended to what it printed before.
     pub fn start(&mut self, node: usize) {
+        self.start_with(node, &[]);
+    }
+
+    /// As [`TestCluster::start`], with these arguments more for this once.
+    pub fn start_with(&mut self, node: usize, more: &[&str]) {
         assert!(matches!(self.nodes[node], Process::Down), "{node} is up");
         fs::create_dir_all(self.data_dir()).expect("the data directory");
         let output = self.log(node);
         let child = self
             .command(node)
+            .args(more)
             .stdout(output.try_clone().expect("a second handle"))
             .stderr(output)
             .spawn()

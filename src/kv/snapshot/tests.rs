@@ -87,8 +87,18 @@ fn errors_say_where() {
     assert_eq!(restore.finish().map(|_| ()), Err(error));
     let cut = SnapshotError::Truncated { offset_bytes: 50 };
     assert_eq!(verify(&file[..50], TINY), Err(cut));
+    // A version that is not under the checksum is damage.
+    let header_error = || SnapshotError::Corrupt {
+        offset_bytes: 0,
+        reason: "checksum does not match",
+    };
     let mut newer = file;
     newer[8] = 2;
+    assert_eq!(verify(&newer, TINY).map(|_| ()), Err(header_error()));
+    let configuration_bytes = u32::from_le_bytes(newer[28..32].try_into().unwrap()) as usize;
+    let end = 32 + configuration_bytes;
+    let crc = crc32fast::hash(&newer[..end]).to_le_bytes();
+    newer[end..end + 4].copy_from_slice(&crc);
     assert_eq!(
         verify(&newer, TINY),
         Err(SnapshotError::Version { found: 2 })

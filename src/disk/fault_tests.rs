@@ -1,0 +1,246 @@
+//! Every call that the disk's threads make of the system fails once, in every way: nothing
+//! is reported as done that is not, no failed sync is repeated, nobody panics.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, unbounded};
+use rustix::io::Errno;
+
+use super::calls::{How, Plan};
+use super::*;
+use crate::types::NodeId;
+
+const WAIT: Duration = Duration::from_secs(20);
+const SEGMENT_BYTES: u64 = 8192;
+/// More than one call writes or reads.
+const FILE_BYTES: usize = 3000;
+
+/// A disk, and what it has confirmed.
+struct Run {
+    disk: FileDisk,
+    events: Receiver<DiskEvent>,
+    /// Segment, offset and byte of each store that is synced.
+    synced: Vec<(SegmentId, u64, u8)>,
+    finished: Vec<FileId>,
+    /// Why it does not go on.
+    ended: Option<DiskEvent>,
+}
+
+fn open(dir: &Path) -> (FileDisk, Receiver<DiskEvent>) {
+    let (sender, events) = unbounded();
+    let dir = DataDir::open(dir, NodeId(1), 7).expect("a directory of our own");
+    // Whoever listens may have gone: what comes then is of no interest.
+    let sink = move |event| drop(sender.send(event));
+    let disk = FileDisk::open(dir, Arc::new(sink)).expect("threads start");
+    (disk, events)
+}
+
+impl Run {
+    /// Waits for this, or for the news that it will not come.
+    fn wait(&mut self, wanted: impl Fn(&DiskEvent) -> bool) -> bool {
+        while self.ended.is_none() {
+            let event = self.events.recv_timeout(WAIT).expect("an answer");
+            match event {
+                event if wanted(&event) => return true,
+                DiskEvent::Failed { .. }
+                | DiskEvent::SegmentNoSpace(_)
+                | DiskEvent::FileNoSpace(_) => self.ended = Some(event),
+                _ => {}
+            }
+        }
+        false
+    }
+
+    fn segment(&mut self, id: u64, recycle: Option<u64>) -> bool {
+        let (id, recycle) = (SegmentId(id), recycle.map(SegmentId));
+        self.disk.create_segment(id, SEGMENT_BYTES, recycle);
+        self.synced.retain(|(old, ..)| Some(*old) != recycle);
+        self.wait(|event| *event == DiskEvent::SegmentReady(id))
+    }
+
+    fn store(&mut self, id: u64, offset: u64, byte: u8) -> bool {
+        self.disk
+            .store(SegmentId(id), offset, Buffer::from(&[byte; 100][..]));
+        let token = self.disk.sync();
+        let synced = self.wait(|event| *event == DiskEvent::Synced(token));
+        if synced {
+            self.synced.push((SegmentId(id), offset, byte));
+        }
+        synced
+    }
+
+    fn file(&mut self, draft: FileId, name: FileId) -> bool {
+        self.disk.create_file(draft);
+        for _ in 0..2 {
+            self.disk
+                .append_file(draft, Bytes::from_static(&[7; FILE_BYTES]));
+        }
+        self.disk.finish_file(draft, name);
+        let finished = self.wait(|event| *event == DiskEvent::FileFinished(name));
+        if finished {
+            self.finished.push(name);
+        }
+        finished
+    }
+
+    fn read(&mut self, id: FileId) -> bool {
+        self.disk.read_file(id, 0, 2 * FILE_BYTES);
+        self.wait(|event| {
+            let DiskEvent::FileRead { data, .. } = event else {
+                return false;
+            };
+            assert_eq!(*data, [7; 2 * FILE_BYTES][..]);
+            true
+        })
+    }
+
+    /// All that a disk can be asked for, one after the other.
+    fn all(&mut self) -> bool {
+        let last = crate::types::EntryId::new(1, 5);
+        self.segment(1, None)
+            && self.store(1, 0, 1)
+            && self.segment(2, None)
+            && self.store(2, 4090, 2)
+            && self.segment(3, Some(1))
+            && self.store(3, 100, 3)
+            && self.file(FileId::PeersDraft, FileId::Peers)
+            && self.file(FileId::SnapshotDraft(last), FileId::Snapshot(last))
+            && self.read(FileId::Snapshot(last))
+            && self.removals(last)
+    }
+
+    fn removals(&mut self, last: EntryId) -> bool {
+        self.disk.remove_segment(SegmentId(2));
+        self.synced.retain(|(id, ..)| *id != SegmentId(2));
+        self.disk.remove_file(FileId::Snapshot(last));
+        self.finished.retain(|id| *id != FileId::Snapshot(last));
+        // Behind them in both queues.
+        self.segment(4, None) && self.read(FileId::Peers)
+    }
+}
+
+/// Runs all with one call going wrong; whether it got to the end, and the calls made.
+fn run(at: usize, how: How) -> (bool, Vec<&'static str>) {
+    let memory = Path::new("/dev/shm");
+    let dir = if memory.is_dir() {
+        tempfile::tempdir_in(memory)
+    } else {
+        tempfile::tempdir()
+    };
+    let dir = dir.expect("a temporary directory");
+    drop(DataDir::open(dir.path(), NodeId(1), 7).expect("made before"));
+    let (disk, events) = open_with(dir.path(), at, how);
+    let plan = disk.1;
+    let mut run = Run {
+        disk: disk.0,
+        events,
+        synced: Vec::new(),
+        finished: Vec::new(),
+        ended: None,
+    };
+    let done = run.all();
+    let Run {
+        disk,
+        events,
+        synced,
+        finished,
+        ended,
+    } = run;
+    drop(disk);
+    let made = plan.made();
+    let what = format!("call {at} ({:?}), {how:?}: {ended:?}", made.get(at));
+    if let Some(DiskEvent::Failed { what: said, error }) = &ended {
+        assert!(!error.contains("panicked"), "{what}");
+        assert!(!said.is_empty() && !error.is_empty(), "{what}");
+        assert_eq!(
+            events.try_iter().count(),
+            0,
+            "{what}: nothing is done after it"
+        );
+    }
+    let syncs = |call: &&&str| matches!(**call, "msync" | "sync" | "sync directory");
+    if matches!(how, How::Error(_))
+        && let Some(failed) = made.get(at).filter(syncs)
+    {
+        let later = made[at + 1..].iter().filter(|call| call == &failed).count();
+        let passes = matches!(
+            ended,
+            Some(DiskEvent::SegmentNoSpace(_) | DiskEvent::FileNoSpace(_))
+        );
+        assert!(
+            !done && (later == 0 || passes),
+            "{what}: a failed sync is repeated"
+        );
+    }
+    // What was confirmed is there for the next process.
+    let (mut disk, _events) = open(dir.path());
+    for (id, offset, byte) in synced {
+        let mut buf = [0; 100];
+        let read = disk.recover_segment(id, offset, &mut buf);
+        assert_eq!(read.expect("it was confirmed"), 100, "{what}");
+        assert_eq!(buf, [byte; 100], "{what}: {id:?}");
+    }
+    for id in finished {
+        let mut buf = [0; 2 * FILE_BYTES + 1];
+        let read = disk
+            .recover_file(id, 0, &mut buf)
+            .expect("it was confirmed");
+        assert_eq!(read, 2 * FILE_BYTES, "{what}");
+    }
+    for info in disk.segments().expect("a list") {
+        assert_eq!(
+            info.len, SEGMENT_BYTES,
+            "{what}: no segment is there in part"
+        );
+    }
+    (done, made)
+}
+
+fn open_with(dir: &Path, at: usize, how: How) -> ((FileDisk, Arc<Plan>), Receiver<DiskEvent>) {
+    let dir = DataDir::open(dir, NodeId(1), 7).expect("a directory of our own");
+    let (sender, events) = unbounded();
+    let sink = move |event| drop(sender.send(event));
+    let plan = Plan::begin(at, how);
+    let disk = FileDisk::open(dir, Arc::new(sink)).expect("threads start");
+    Plan::adopt(None);
+    ((disk, plan), events)
+}
+
+#[test]
+fn whichever_call_fails_nothing_is_confirmed_that_is_not_so_and_no_sync_is_repeated() {
+    let (done, calls) = run(usize::MAX, How::Short);
+    assert!(done);
+    for call in [
+        "open",
+        "write",
+        "sync",
+        "rename",
+        "sync directory",
+        "map",
+        "msync",
+        "advise",
+        "populate",
+        "unlink",
+        "read",
+    ] {
+        assert!(calls.contains(&call), "{call} is not among {calls:?}");
+    }
+    for error in [Errno::IO, Errno::NOSPC, Errno::INTR] {
+        for (at, call) in calls.iter().enumerate() {
+            let (done, _) = run(at, How::Error(error.raw_os_error()));
+            // A signal, or a place that is no good, is got over; all else is told.
+            let got_over = match *call {
+                "write" | "read" => error == Errno::INTR,
+                "populate" => true,
+                _ => false,
+            };
+            assert_eq!(done, got_over, "call {at}, {call}: {error}");
+        }
+    }
+    for at in 0..calls.len() {
+        assert!(run(at, How::Short).0, "call {at} does a part of its work");
+    }
+}

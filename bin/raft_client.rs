@@ -30,6 +30,7 @@ use raftkv::client::backup::BackupError;
 use raftkv::client::protocol::Operation;
 use raftkv::client::{
     Client, ClientError, ClientOptions, Goal, OperatorError, Outcome, Range, WriteOp, pursue,
+    status_of,
 };
 use raftkv::config::{Cluster, Config};
 use raftkv::limits::VALUE_BYTES_MAX;
@@ -229,7 +230,10 @@ fn run_or_end(cli: &Cli) -> Result<End, End> {
             } else {
                 &[]
             };
-            let rows = status::rows(client.status(), known);
+            let mut said = client.status();
+            let others = status::other_members(&said);
+            said.extend(status_of(&others, timeout));
+            let rows = status::rows(said, known);
             let text = if cli.json {
                 status::json(&rows)
             } else {

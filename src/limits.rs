@@ -86,9 +86,9 @@ pub const CONNECTION_OUTPUT_BYTES_MAX: usize = 32 << 20;
 pub const PEER_QUEUE_MAX: usize = 4_096;
 /// Connections of clients to one node.
 pub const CONNECTIONS_MAX: usize = 16_384;
-/// Connections to the peer port of one node: of each member an old and a new one, and room
-/// for strangers, who are shut out at their first message.
-pub const PEER_CONNECTIONS_MAX: usize = 256;
+/// Connections to the peer port of one node. Members need a few; strangers are shut out at
+/// their first message, and until then must not keep members out.
+pub const PEER_CONNECTIONS_MAX: usize = 4_096;
 
 const _: () = assert!(
     KEY_BYTES_MAX + VALUE_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= FRAME_BYTES_MAX,

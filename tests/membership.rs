@@ -71,6 +71,18 @@ fn a_cluster_grows_shrinks_and_changes_under_load_and_histories_stay_linearizabl
     add(&cluster, 3);
     add(&cluster, 4);
     assert_eq!(voters(&cluster), [0, 1, 2, 3, 4]);
+    // Whoever knows one node sees all.
+    let status = Command::new(env!("CARGO_BIN_EXE_raft_client"))
+        .args(["--addr", &cluster.client(0).to_string(), "status", "--json"])
+        .output()
+        .expect("raft_client runs");
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    for node in cluster.ids() {
+        assert!(
+            status.contains(&cluster.client(node).to_string()),
+            "{status}"
+        );
+    }
     // Whoever leads goes, and somebody else leads without it.
     let leader = cluster.wait_for_leader(SOON);
     done(&cluster, &["members", "remove", &leader.to_string()]);

@@ -92,6 +92,17 @@ impl Row {
     }
 }
 
+/// Where members are that were not asked: who has joined since the addresses were written
+/// down. Whoever leads knows best.
+pub fn other_members(asked: &[NodeStatus]) -> Vec<SocketAddr> {
+    let said = asked.iter().filter_map(|node| node.status.as_ref().ok());
+    let newest = said.max_by_key(|said| (said.role == "leader", said.term, said.members_index));
+    let members = newest.iter().flat_map(|said| &said.members);
+    let at = members.filter_map(|member| member.client.parse().ok());
+    at.filter(|addr| asked.iter().all(|node| node.addr != *addr))
+        .collect()
+}
+
 /// What the nodes said; `members` give an id to those that said nothing.
 pub fn rows(asked: Vec<NodeStatus>, members: &[Member]) -> Vec<Row> {
     let answers = asked.iter().filter_map(|node| node.status.as_ref().ok());

@@ -162,7 +162,8 @@ impl<D: Disk> Node<D> {
     /// answers what it has begun. To be called once; then [`Node::may_stop`] says when.
     pub fn begin_stop(&mut self, now: Time) {
         let (_, patience) = self.config.election_timeout;
-        self.operators.stop = Some(now + patience);
+        let leads = self.raft.is_leader();
+        self.operators.stop = Some(if leads { now + patience } else { now });
         if let Some(to) = self.raft.best_successor(now)
             && let Err(error) = self.raft.transfer_leadership(now, to)
         {

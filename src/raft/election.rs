@@ -146,6 +146,7 @@ impl Raft {
         )));
         self.leader = Some(self.config.id);
         self.membership.unsettled = true;
+        self.check_followers(now);
         self.send_round(now);
     }
 

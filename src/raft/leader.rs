@@ -40,6 +40,9 @@ pub(super) struct Leader {
     /// Somebody was told to campaign: no lease for the rest of the term.
     pub(super) lease_void: bool,
     heartbeat_due: Time,
+    /// When it looks after its followers again. Not put off by rounds of reads, as the
+    /// next heartbeat is.
+    check_due: Time,
     /// Entries that are not committed, in bytes.
     pub(super) uncommitted_bytes: usize,
     /// What was sent lately.
@@ -65,6 +68,7 @@ impl Leader {
             early_reads: Vec::new(),
             term_start,
             heartbeat_due: now,
+            check_due: now,
             uncommitted_bytes,
             sent: Sent::default(),
         };
@@ -79,7 +83,7 @@ impl Leader {
     }
 
     pub(super) fn next_deadline(&self) -> Time {
-        self.heartbeat_due
+        self.heartbeat_due.min(self.check_due)
     }
 
     pub(super) fn take_read(&mut self, reader: Reader, commit: Index) {
@@ -122,15 +126,27 @@ impl Leader {
 
 impl Raft {
     pub(super) fn tick_leader(&mut self, now: Time) {
-        let (patience_min, patience) = self.config.election_timeout;
         self.advance_transfer(now);
+        self.check_followers(now);
+        if let Role::Leader(leader) = &self.role
+            && now >= leader.heartbeat_due
+        {
+            self.send_round(now);
+        }
+    }
+
+    /// Looks after the followers, from time to time: does a majority answer, has a message
+    /// been lost?
+    pub(super) fn check_followers(&mut self, now: Time) {
+        let (patience_min, patience) = self.config.election_timeout;
         let who = (self.membership.quorum(), self.config.id);
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        if now < leader.heartbeat_due {
+        if now < leader.check_due {
             return;
         }
+        leader.check_due = now + self.config.heartbeat;
         let heard = leader.reached(who, now.as_nanos(), |progress| progress.heard.as_nanos());
         if Time::from_nanos(heard) + patience < now {
             // Others may have elected somebody else by now (thesis §6.2).
@@ -150,7 +166,6 @@ impl Raft {
         if leader.followers.values().any(waits) && last == self.commit_index {
             self.append_own(Payload::Noop);
         }
-        self.send_round(now);
     }
 
     /// A follower says whether its answers count.

@@ -28,6 +28,8 @@ pub(super) struct Membership {
     list: VecDeque<(Index, Configuration)>,
     /// Of the last.
     quorum: Quorum,
+    /// The highest priority of a voter, if not all have the same.
+    highest: Option<u8>,
     /// How often the configuration that counts has changed.
     version: u64,
     /// A leader may have something to do once the last is committed.
@@ -37,8 +39,10 @@ pub(super) struct Membership {
 impl Membership {
     /// What a log holds that begins with `first`.
     pub(super) fn restore(log: &Log, first: Configuration) -> Membership {
+        let quorum = first.quorum();
         let mut membership = Membership {
-            quorum: first.quorum(),
+            highest: highest_priority(&first, &quorum),
+            quorum,
             version: 0,
             unsettled: true,
             list: VecDeque::from([(log.base().index, first)]),
@@ -80,13 +84,19 @@ impl Membership {
     }
 
     /// An entry was appended; returns whether that changes the configuration.
+    #[inline]
     pub(super) fn appended(&mut self, entry: &Entry) -> bool {
-        let Payload::Config(bytes) = &entry.payload else {
-            return false;
-        };
+        match &entry.payload {
+            Payload::Config(bytes) => self.appended_configuration(entry.id.index, bytes),
+            _ => false,
+        }
+    }
+
+    #[cold]
+    fn appended_configuration(&mut self, index: Index, bytes: &[u8]) -> bool {
         let configuration =
             Configuration::decode(bytes).expect("configurations are checked where they come in");
-        self.list.push_back((entry.id.index, configuration));
+        self.list.push_back((index, configuration));
         self.changed();
         true
     }
@@ -106,6 +116,7 @@ impl Membership {
 
     fn changed(&mut self) {
         self.quorum = self.current().quorum();
+        self.highest = highest_priority(self.current(), &self.quorum);
         self.version += 1;
         self.unsettled = true;
     }
@@ -141,14 +152,19 @@ impl Membership {
     /// Whether `id` is among the voters of the highest priority; `None` if all have the
     /// same.
     pub(super) fn is_preferred(&self, id: NodeId) -> Option<bool> {
-        let priority = |id: &NodeId| self.current().get(*id).map_or(0, |member| member.priority);
-        let voters = self.quorum.voters();
-        let highest = voters.iter().map(priority).max().unwrap_or(0);
-        if voters.iter().all(|voter| priority(voter) == highest) {
-            return None;
-        }
-        Some(priority(&id) == highest)
+        let highest = self.highest?;
+        let own = self.current().get(id).map_or(0, |member| member.priority);
+        Some(own == highest)
     }
+}
+
+/// The highest priority of a voter, if not all have the same.
+fn highest_priority(configuration: &Configuration, quorum: &Quorum) -> Option<u8> {
+    let priority = |id: &NodeId| configuration.get(*id).map_or(0, |member| member.priority);
+    let voters = quorum.voters();
+    let highest = voters.iter().map(priority).max()?;
+    let differ = voters.iter().any(|voter| priority(voter) != highest);
+    differ.then_some(highest)
 }
 
 impl Raft {

@@ -113,12 +113,16 @@ impl Run {
     }
 
     fn removals(&mut self, last: EntryId) -> bool {
+        // What is asked for behind a removal comes after it, in the same queue. One thread at
+        // a time: another would go on with what it has begun when this one has failed.
         self.disk.remove_segment(SegmentId(2));
         self.synced.retain(|(id, ..)| *id != SegmentId(2));
+        if !self.segment(4, None) {
+            return false;
+        }
         self.disk.remove_file(FileId::Snapshot(last));
         self.finished.retain(|id| *id != FileId::Snapshot(last));
-        // Behind them in both queues.
-        self.segment(4, None) && self.read(FileId::Peers)
+        self.read(FileId::Peers)
     }
 }
 

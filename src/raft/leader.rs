@@ -168,14 +168,19 @@ impl Raft {
         }
     }
 
-    /// A follower says whether its answers count.
+    /// A follower says whether its answers count. One whose answers do not has forgotten what
+    /// it once confirmed, whether or not anybody has told this node of its new directory.
     pub(super) fn note_lost_directory(&mut self, now: Time, from: NodeId, lost: bool) {
-        if let Some(progress) = self.progress_mut(from) {
-            let back = !progress.counts && !lost;
-            progress.counts = !lost;
-            if back {
-                self.maybe_commit(now);
-            }
+        let next = self.log.last().index.next();
+        let Some(progress) = self.progress_mut(from) else {
+            return;
+        };
+        let counted = std::mem::replace(&mut progress.counts, !lost);
+        if lost && counted && progress.match_index > Index::ZERO {
+            *progress = Progress::new(now, next);
+            progress.counts = false;
+        } else if !lost && !counted {
+            self.maybe_commit(now);
         }
     }
 

@@ -15,6 +15,10 @@ pub const UUID_BYTES_MAX: usize = 256;
 /// Members of a cluster, learners included.
 pub const MEMBERS_MAX: usize = 32;
 
+/// A learner that lacks no more entries than this has caught up: it is promoted without the
+/// cluster having to wait for it.
+pub const CAUGHT_UP_ENTRIES: u64 = 1_024;
+
 /// What an envelope and a message around a key and a value may add, in bytes.
 pub const MESSAGE_OVERHEAD_BYTES: usize = 4 << 10;
 /// What a command adds to its key and value, in bytes.

@@ -76,14 +76,12 @@ mod switch {
     }
 
     impl Mutation {
-        /// All of them.
-        pub(crate) const ALL: [Mutation; 23] = [
+        /// Those of the core, which its scripts show.
+        pub(crate) const OF_CORE: [Mutation; 17] = [
             Mutation::VoteNotPersisted,
-            Mutation::TermNotAwaited,
             Mutation::SecondVote,
             Mutation::VoteForShorterLog,
             Mutation::ReplyClaimsLogEnd,
-            Mutation::ReplyBeforeSync,
             Mutation::OldTermByCounting,
             Mutation::VolatileLeaderIndex,
             Mutation::NoNoop,
@@ -92,14 +90,19 @@ mod switch {
             Mutation::ReusedFollowerContext,
             Mutation::LeaseAfterTransfer,
             Mutation::LeaseNotHonoured,
-            Mutation::SnapshotWithoutSessions,
-            Mutation::SnapshotWithoutConfiguration,
             Mutation::JointAsSimple,
             Mutation::LearnerCounts,
             Mutation::MatchingTailDropped,
             Mutation::StaleTailKept,
-            Mutation::AppliedTwice,
             Mutation::ForgetfulVoter,
+        ];
+        /// Those that only whole nodes can have.
+        pub(crate) const OF_NODE: [Mutation; 6] = [
+            Mutation::TermNotAwaited,
+            Mutation::ReplyBeforeSync,
+            Mutation::SnapshotWithoutSessions,
+            Mutation::SnapshotWithoutConfiguration,
+            Mutation::AppliedTwice,
             Mutation::AppliedDifferently,
         ];
     }

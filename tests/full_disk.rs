@@ -113,6 +113,13 @@ fn remove(client: &mut Client, key: &str) -> Ended {
     client.run(client.sequence, &request, LATER, &mut |_| ())
 }
 
+/// Key `n` has what was written to it.
+fn assert_kept(client: &mut Client, n: usize) {
+    let found = client.get(format!("key {n}"), LATER);
+    let kept = Ended::Answered(Answer::Value(value(n).into()));
+    assert_eq!(found, kept, "key {n}");
+}
+
 #[test]
 fn a_leader_whose_disk_is_full_hands_over_and_as_a_follower_stops_nobody() {
     let Some((mut cluster, disks)) = cluster(&[SMALL, LARGE, LARGE]) else {
@@ -139,14 +146,7 @@ fn a_leader_whose_disk_is_full_hands_over_and_as_a_follower_stops_nobody() {
         (!is_full(&cluster, 0)?).then_some(())
     });
     cluster.wait_until_equal(leader, LATER);
-    for n in 0..ENOUGH {
-        let found = client.get(format!("key {n}"), LATER);
-        assert_eq!(
-            found,
-            Ended::Answered(Answer::Value(value(n).into())),
-            "{n}"
-        );
-    }
+    (0..ENOUGH).for_each(|n| assert_kept(&mut client, n));
     cluster.assert_alive();
     cluster.assert_no_panic();
     drop((cluster, disks));
@@ -196,14 +196,8 @@ fn where_all_disks_are_full_gets_and_removes_go_on_and_writes_when_there_is_room
     disks.iter().for_each(|disk| disk.resize(LARGE));
     let ended = client.update("after", "x", LATER);
     assert_eq!(ended, Ended::Answered(Answer::Created));
-    for n in acknowledged.into_iter().filter(|n| *n >= 20) {
-        let found = client.get(format!("key {n}"), LATER);
-        assert_eq!(
-            found,
-            Ended::Answered(Answer::Value(value(n).into())),
-            "{n}"
-        );
-    }
+    let left = acknowledged.into_iter().filter(|n| *n >= 20);
+    left.for_each(|n| assert_kept(&mut client, n));
     cluster.assert_alive();
     cluster.assert_no_panic();
     drop((cluster, disks));

@@ -278,6 +278,22 @@ fn the_command_line_scans_as_lines_bytes_or_json() {
 }
 
 #[test]
+fn a_follower_reads_itself_what_it_is_asked_to_and_redirects_the_rest() {
+    let mut cluster = TestCluster::with_leader(3, &[]);
+    let leader = cluster.wait_for_leader(SOON);
+    let follower = cluster.client((leader + 1) % 3);
+    let run = |args: &[&str]| run(follower, args, b"");
+    let (code, stdout, _) = run(&["put", "k", "v"]);
+    assert_eq!(code, Some(0), "{stdout}");
+    // It knows its leader now, and need not have applied the write: it asks how far to wait.
+    let itself = ["--no-redirect", "get", "--follower", "k"];
+    assert_eq!(run(&itself), done("success: v\n"));
+    let (code, stdout, _) = run(&["--no-redirect", "get", "k"]);
+    let redirected = format!("not leader, redirected to: {}\n", cluster.client(leader));
+    assert_eq!((code, stdout), (Some(1), redirected));
+}
+
+#[test]
 fn wrong_use_of_the_added_commands_exits_with_2() {
     let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
     for wrong in [

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::client::protocol::{Reply, decode_reply};
+use crate::client::protocol::{Answer, Reply, decode_answer_to, decode_reply};
 use crate::net::frame::{HEADER_BYTES, parse_header};
+use crate::pb::OperationType;
 
 /// What is taken from the socket at a time: a length that a stranger claims costs
 /// no memory before its bytes are there.
@@ -69,9 +70,15 @@ impl Connection {
         let failure = |reason| Failure { sent: true, reason };
         let body = self.receive(deadline).map_err(failure)?;
         let reply = decode_reply(body).map_err(|why| failure(garbage(why)))?;
-        // What answers no call was said before any was read: that there are too many
-        // connections.
-        if reply.sequence_id != sequence_id && reply.sequence_id != 0 {
+        if reply.sequence_id == 0 && sequence_id != 0 && is_busy(&reply) {
+            // Said before any call was read: there are too many connections.
+            let reason = "busy, too many connections".to_owned();
+            return Err(Failure {
+                sent: false,
+                reason,
+            });
+        }
+        if reply.sequence_id != sequence_id {
             return Err(failure(garbage("the answer to another call")));
         }
         Ok(reply)
@@ -127,6 +134,11 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+fn is_busy(reply: &Reply) -> bool {
+    let answer = decode_answer_to(OperationType::Get, reply.payload.clone());
+    matches!(answer, Ok(Answer::Busy(_)))
 }
 
 /// What is left until then; never zero, which the system takes for "for ever".

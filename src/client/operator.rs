@@ -10,6 +10,7 @@ use prost::Message as _;
 
 use crate::client::connection::{Connection, describe};
 use crate::client::status_of;
+use crate::limits::CAUGHT_UP_ENTRIES;
 use crate::mem::Buffer;
 use crate::net::envelope::encode_call;
 use crate::pb::member_change::Kind;
@@ -18,13 +19,15 @@ use crate::pb::{
     ChangeMembersRequest, MemberChange, MemberStatus, OperatorResponse, StatusResponse,
     TransferLeadershipRequest,
 };
+use crate::proto::{CHANGE_MEMBERS, OPERATOR_SERVICE, TRANSFER_LEADERSHIP};
 
 /// How long one look at the nodes takes at most: one that does not answer is not the leader.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long to wait before the next step.
 const PAUSE: Duration = Duration::from_millis(50);
-/// A learner that lacks no more than this may be promoted; the leader judges.
-const NEARLY: u64 = 1_024;
+/// How long one question to the leader takes at most. One that hangs is not asked for ever:
+/// somebody else may lead by then.
+const ASK: Duration = Duration::from_secs(5);
 
 /// What an operator wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,7 +165,7 @@ impl Pursuit {
             Missing::Changes(changes) => changes,
         };
         let request = ChangeMembersRequest { changes };
-        self.ask(addr, "ChangeMembers", &request)
+        self.ask(addr, CHANGE_MEMBERS, &request)
     }
 
     /// What lacks to the goal in a cluster whose members are settled.
@@ -229,7 +232,7 @@ impl Pursuit {
         }
         self.ask(
             addr,
-            "TransferLeadership",
+            TRANSFER_LEADERSHIP,
             &TransferLeadershipRequest { to: id },
         )
     }
@@ -245,11 +248,12 @@ impl Pursuit {
         const SEQUENCE_ID: u64 = 1;
         self.begun = true;
         let mut frame = Buffer::default();
-        encode_call(&mut frame, "OperatorService", method, SEQUENCE_ID, request);
-        let reply = Connection::open(addr, self.deadline)
+        encode_call(&mut frame, OPERATOR_SERVICE, method, SEQUENCE_ID, request);
+        let deadline = self.deadline.min(Instant::now() + ASK);
+        let reply = Connection::open(addr, deadline)
             .map_err(|error| describe(&error))
             .and_then(|mut connection| {
-                let exchanged = connection.exchange(&frame, SEQUENCE_ID, self.deadline);
+                let exchanged = connection.exchange(&frame, SEQUENCE_ID, deadline);
                 exchanged.map_err(|failure| failure.reason)
             });
         let reply = match reply {
@@ -304,7 +308,7 @@ fn promote(leader: &StatusResponse, id: u64, old: Option<u64>) -> Missing {
     let peer = leader.peers.iter().find(|peer| peer.id == id);
     let matched = peer.map_or(0, |peer| peer.match_index);
     let behind = leader.last_index.saturating_sub(matched);
-    if behind > NEARLY || peer.is_none_or(|peer| peer.state != "replicate") {
+    if behind > CAUGHT_UP_ENTRIES || peer.is_none_or(|peer| peer.state != "replicate") {
         let how = match peer {
             Some(peer) if !peer.connected => "not connected",
             Some(peer) if peer.state == "snapshot" => "receives a snapshot",

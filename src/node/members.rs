@@ -72,6 +72,8 @@ impl<D: Disk> Node<D> {
         caller: Caller,
         changes: &[Change],
     ) -> Option<OperatorAnswer> {
+        // The wish before may have been fulfilled in this very batch.
+        self.answer_operators();
         match self.raft.propose_change(now, changes) {
             Ok(first) => {
                 self.operators.change = Some((caller, first));
@@ -99,6 +101,7 @@ impl<D: Disk> Node<D> {
         caller: Caller,
         to: NodeId,
     ) -> Option<OperatorAnswer> {
+        self.answer_operators();
         match self.raft.transfer_leadership(now, to) {
             Ok(()) if to == self.config.id => Some(OperatorAnswer::Done),
             Ok(()) => {
@@ -119,13 +122,13 @@ impl<D: Disk> Node<D> {
             && let Some(answer) = self.change_outcome(first)
         {
             self.operators.change = None;
-            self.out.answers.push((caller, Answer::Operator(answer)));
+            self.out.answers.push((caller, Answer::Change(answer)));
         }
         if let Some((caller, to, term)) = self.operators.transfer
             && let Some(answer) = self.hand_over_outcome(to, term)
         {
             self.operators.transfer = None;
-            self.out.answers.push((caller, Answer::Operator(answer)));
+            self.out.answers.push((caller, Answer::HandOver(answer)));
         }
     }
 
@@ -159,8 +162,11 @@ impl<D: Disk> Node<D> {
     }
 
     /// Takes leave: a leader hands its leadership over, takes no writes any more, and
-    /// answers what it has begun. To be called once; then [`Node::may_stop`] says when.
+    /// answers what it has begun. [`Node::may_stop`] says when that is done.
     pub fn begin_stop(&mut self, now: Time) {
+        if self.operators.stop.is_some() {
+            return;
+        }
         let (_, patience) = self.config.election_timeout;
         let leads = self.raft.is_leader();
         self.operators.stop = Some(if leads { now + patience } else { now });
@@ -173,7 +179,7 @@ impl<D: Disk> Node<D> {
     }
 
     /// Whether a node that takes leave may go: it leads no more, or nobody takes over in
-    /// time.
+    /// time. Never before [`Node::begin_stop`].
     #[must_use]
     pub fn may_stop(&self, now: Time) -> bool {
         let handing_over = self.raft.transferee().is_some();

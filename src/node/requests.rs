@@ -82,8 +82,10 @@ pub enum Answer {
     NoSpace,
     /// See [`Request::Status`].
     Status(Box<Status>),
-    /// To an operator.
-    Operator(OperatorAnswer),
+    /// See [`Request::Change`].
+    Change(OperatorAnswer),
+    /// See [`Request::HandOver`].
+    HandOver(OperatorAnswer),
     /// See [`Request::Backup`].
     Backup(BackupAnswer),
 }
@@ -234,10 +236,10 @@ impl<D: Disk> Node<D> {
         }
         let answer = match request {
             Request::Status => Some(Answer::Status(Box::new(self.status(now)))),
-            Request::Change(changes) => self
-                .begin_change(now, caller, &changes)
-                .map(Answer::Operator),
-            Request::HandOver(to) => self.begin_hand_over(now, caller, to).map(Answer::Operator),
+            Request::Change(changes) => {
+                self.begin_change(now, caller, &changes).map(Answer::Change)
+            }
+            Request::HandOver(to) => self.begin_hand_over(now, caller, to).map(Answer::HandOver),
             Request::Backup(BackupRequest::Begin) => {
                 self.wait_to_read(caller, Lookup::Position, true)
             }

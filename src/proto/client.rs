@@ -339,7 +339,7 @@ pub fn encode_answer(
         ),
         Answer::Busy => error(Code::Busy, "busy, too much is waiting"),
         Answer::NoSpace => error(Code::NoSpace, "no space left on the leader's disk"),
-        Answer::Status(_) | Answer::Operator(_) | Answer::Backup(_) => {
+        Answer::Status(_) | Answer::Change(_) | Answer::HandOver(_) | Answer::Backup(_) => {
             unreachable!("they have messages of their own")
         }
     }

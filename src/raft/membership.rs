@@ -16,10 +16,6 @@ use crate::raft::quorum::Quorum;
 use crate::time::Time;
 use crate::types::{Entry, EntryId, Index, NodeId, Payload};
 
-/// A learner that lacks no more entries than this has caught up: it is promoted without
-/// the cluster having to wait for it.
-const CAUGHT_UP_ENTRIES: u64 = 1_024;
-
 /// The configurations that the log holds, and the one that it begins with.
 #[derive(Debug)]
 pub(super) struct Membership {
@@ -199,7 +195,7 @@ impl Raft {
                 let matched = progress.map_or(Index::ZERO, |p| p.match_index);
                 let behind = last.0.saturating_sub(matched.0);
                 let replicates = progress.is_some_and(|p| p.counts && p.state == State::Replicate);
-                if !replicates || behind > CAUGHT_UP_ENTRIES {
+                if !replicates || behind > limits::CAUGHT_UP_ENTRIES {
                     return Err(ChangeError::NotCaughtUp { id: *id, behind });
                 }
             }
@@ -213,9 +209,6 @@ impl Raft {
         };
         if !next.quorum().is_met(heard) {
             return Err(ChangeError::NotReached);
-        }
-        if leader.uncommitted_bytes > limits::UNCOMMITTED_BYTES_MAX {
-            return Err(ChangeError::Busy);
         }
         info!(target: "Raft", "change members: changes={changes:?} joint={}", next.is_joint());
         Ok(self.append_configuration(now, &next))

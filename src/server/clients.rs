@@ -19,7 +19,7 @@ use log::debug;
 use crate::limits;
 use crate::mailbox::{Receiver, Sender, TrySendError};
 use crate::net::{ConnectionId, ConnectionMap, Io};
-use crate::node::{Answer, BackupAnswer, Caller, Request};
+use crate::node::{Answer, BackupAnswer, Caller, OperatorAnswer, Request, Status};
 use crate::proto::{self, Call, CommandBuffer, Refusal};
 use crate::server::mail::{FromClient, Load, ToClient, connection_number, connection_of};
 use crate::server::peers::Connected;
@@ -227,47 +227,52 @@ impl Clients {
     }
 
     fn send_answer(&mut self, io: &mut Io, to: ConnectionId, sequence: u64, answer: Answer) {
-        if let Answer::Status(status) = answer {
-            let uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let status = proto::encode_status(&status, |id| self.connected.get(id), uptime_ms);
-            io.send_call(
-                to,
-                proto::STATUS_SERVICE,
-                proto::STATUS_GET,
-                sequence,
-                &status,
-            );
-            return;
+        match answer {
+            Answer::Status(status) => self.send_status(io, to, sequence, &status),
+            Answer::Change(answer) => {
+                self.send_operator(io, to, sequence, proto::CHANGE_MEMBERS, answer);
+            }
+            Answer::HandOver(answer) => {
+                self.send_operator(io, to, sequence, proto::TRANSFER_LEADERSHIP, answer);
+            }
+            Answer::Backup(answer) => send_backup(io, to, sequence, answer),
+            answer => self.send_result(io, to, sequence, &answer),
         }
-        let address = |id: NodeId| self.addresses.get(&id).map(SocketAddr::to_string);
-        if let Answer::Operator(answer) = answer {
-            let response = proto::encode_operator_answer(answer, address);
-            let (service, method) = (proto::OPERATOR_SERVICE, proto::CHANGE_MEMBERS);
-            io.send_call(to, service, method, sequence, &response);
-            return;
-        }
-        if let Answer::Backup(answer) = answer {
-            let is_over = io.queued_bytes(to) >= limits::CONNECTION_OUTPUT_BYTES_MAX;
-            let answer = match answer {
-                BackupAnswer::Piece { .. } if is_over => BackupAnswer::Declined {
-                    reason: "too many answers wait to be taken".to_owned(),
-                    again: true,
-                },
-                answer => answer,
-            };
-            let (method, response) = proto::encode_backup_answer(answer);
-            io.send_call(to, proto::OPERATOR_SERVICE, method, sequence, &response);
-            return;
-        }
+    }
+
+    fn send_status(&self, io: &mut Io, to: ConnectionId, sequence: u64, status: &Status) {
+        let uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let status = proto::encode_status(status, |id| self.connected.get(id), uptime_ms);
+        let (service, method) = (proto::STATUS_SERVICE, proto::STATUS_GET);
+        io.send_call(to, service, method, sequence, &status);
+    }
+
+    fn send_operator(
+        &self,
+        io: &mut Io,
+        to: ConnectionId,
+        sequence: u64,
+        method: &str,
+        answer: OperatorAnswer,
+    ) {
+        let response = proto::encode_operator_answer(answer, |id| self.address(id));
+        io.send_call(to, proto::OPERATOR_SERVICE, method, sequence, &response);
+    }
+
+    fn send_result(&mut self, io: &mut Io, to: ConnectionId, sequence: u64, answer: &Answer) {
         // Who has so much to take, and asks for more, has to take it first.
-        let is_over = io.queued_bytes(to) >= limits::CONNECTION_OUTPUT_BYTES_MAX;
-        if is_over && answer.value_bytes() > 0 {
+        if is_clogged(io, to) && answer.value_bytes() > 0 {
             self.note_clogged(to, true);
             return refuse_busy(io, to, sequence);
         }
         io.send_with(to, |out| {
-            proto::encode_answer_frame(out, sequence, &answer, address);
+            proto::encode_answer_frame(out, sequence, answer, |id| self.address(id));
         });
+    }
+
+    /// Where clients find a node.
+    fn address(&self, id: NodeId) -> Option<String> {
+        self.addresses.get(&id).map(SocketAddr::to_string)
     }
 
     /// A request of this connection has been answered.
@@ -338,6 +343,23 @@ impl Clients {
             self.to_raft.ring();
         }
     }
+}
+
+/// Whether the connection has so much to take that it gets no more values.
+fn is_clogged(io: &Io, connection: ConnectionId) -> bool {
+    io.queued_bytes(connection) >= limits::CONNECTION_OUTPUT_BYTES_MAX
+}
+
+fn send_backup(io: &mut Io, to: ConnectionId, sequence: u64, answer: BackupAnswer) {
+    let answer = match answer {
+        BackupAnswer::Piece { .. } if is_clogged(io, to) => BackupAnswer::Declined {
+            reason: "too many answers wait to be taken".to_owned(),
+            again: true,
+        },
+        answer => answer,
+    };
+    let (method, response) = proto::encode_backup_answer(answer);
+    io.send_call(to, proto::OPERATOR_SERVICE, method, sequence, &response);
 }
 
 fn refuse_busy(io: &mut Io, connection: ConnectionId, sequence: u64) {

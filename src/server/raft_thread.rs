@@ -65,11 +65,10 @@ pub(super) struct RaftThread<D: Disk> {
 impl<D: Disk> RaftThread<D> {
     /// Runs until told to stop, or until the node can't go on.
     pub(super) fn run(mut self) -> (Ending, D) {
-        let mut stopping = false;
         let ending = loop {
             // Awake: nobody has to ring until the inbox has been found empty.
             self.doorbell.hush();
-            if let Some(ending) = self.batch(&mut stopping) {
+            if let Some(ending) = self.batch() {
                 break ending;
             }
             // From here on senders ring: what came in before that is seen now.
@@ -100,10 +99,9 @@ impl<D: Disk> RaftThread<D> {
     }
 
     /// Takes in what has come, and carries it out.
-    fn batch(&mut self, stopping: &mut bool) -> Option<Ending> {
+    fn batch(&mut self) -> Option<Ending> {
         let now = self.clock.now();
-        if self.inbox.control.try_recv() == Some(Control::Stop) && !*stopping {
-            *stopping = true;
+        if self.inbox.control.try_recv() == Some(Control::Stop) {
             self.node.begin_stop(now);
         }
         while let Some(event) = self.inbox.disk.try_recv() {
@@ -148,7 +146,7 @@ impl<D: Disk> RaftThread<D> {
         if let Some(why) = self.node.failure() {
             return Some(Ending::Failed(why.to_owned()));
         }
-        (*stopping && self.node.may_stop(now)).then_some(Ending::Stopped)
+        self.node.may_stop(now).then_some(Ending::Stopped)
     }
 
     /// Reads wait while the reactors have not taken over the values read before; they

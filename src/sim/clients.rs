@@ -357,7 +357,7 @@ impl Client {
                 }
                 outcome => panic!("client {} was answered {outcome:?}", self.number),
             },
-            Answer::Status(_) | Answer::Operator(_) | Answer::Backup(_) => {
+            Answer::Status(_) | Answer::Change(_) | Answer::HandOver(_) | Answer::Backup(_) => {
                 unreachable!("nobody asks for it here")
             }
         };

@@ -69,7 +69,11 @@ impl Simulation {
     /// An operator is answered.
     pub(super) fn hear_operator(&mut self, answer: &Answer) {
         self.note(|| format!("an operator is told {answer:?}"));
-        if *answer == Answer::Operator(OperatorAnswer::Done) {
+        let done = [
+            Answer::Change(OperatorAnswer::Done),
+            Answer::HandOver(OperatorAnswer::Done),
+        ];
+        if done.contains(answer) {
             self.report.wishes += 1;
         }
     }

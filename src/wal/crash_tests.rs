@@ -106,24 +106,9 @@ impl Run {
 
     fn append(&mut self, batch: Batch<'_>) {
         let seq = self.wal.append(&mut self.disk, batch).0;
-        let mut state = self.state().clone();
-        let mut push = |state: &State| self.states.push((seq, state.clone()));
-        if let Some(hard_state) = batch.hard_state {
-            state.hard_state = hard_state;
-            push(&state);
-        }
-        if let Some(from) = batch.truncate_from {
-            state.truncate(from);
-            push(&state);
-        }
-        if let Some(mark) = batch.snapshot_mark {
-            state.set_mark(mark);
-            push(&state);
-        }
-        for entry in batch.entries {
-            state.entries.push(entry.clone());
-            push(&state);
-        }
+        let records = self.state().after_records_of(batch);
+        self.states
+            .extend(records.into_iter().map(|state| (seq, state)));
     }
 
     fn entries(&mut self, count: u64, bytes: usize) {

@@ -70,6 +70,29 @@ impl State {
         }
         self.mark = mark;
     }
+
+    /// What each record of a batch makes of this state, in the order of the records.
+    pub(super) fn after_records_of(&self, batch: Batch<'_>) -> Vec<State> {
+        let mut states = Vec::new();
+        let mut state = self.clone();
+        if let Some(hard_state) = batch.hard_state {
+            state.hard_state = hard_state;
+            states.push(state.clone());
+        }
+        if let Some(from) = batch.truncate_from {
+            state.truncate(from);
+            states.push(state.clone());
+        }
+        if let Some(mark) = batch.snapshot_mark {
+            state.set_mark(mark);
+            states.push(state.clone());
+        }
+        for entry in batch.entries {
+            state.entries.push(entry.clone());
+            states.push(state.clone());
+        }
+        states
+    }
 }
 
 pub(super) fn entry(term: u64, index: u64, bytes: usize) -> Entry {
@@ -130,24 +153,9 @@ impl World {
 
     fn append(&mut self, batch: Batch<'_>) -> BatchSeq {
         let seq = self.wal.append(&mut self.disk, batch);
-        let mut state = self.state().clone();
-        let mut push = |state: &State| self.states.push((seq.0, state.clone()));
-        if let Some(hard_state) = batch.hard_state {
-            state.hard_state = hard_state;
-            push(&state);
-        }
-        if let Some(from) = batch.truncate_from {
-            state.truncate(from);
-            push(&state);
-        }
-        if let Some(mark) = batch.snapshot_mark {
-            state.set_mark(mark);
-            push(&state);
-        }
-        for entry in batch.entries {
-            state.entries.push(entry.clone());
-            push(&state);
-        }
+        let records = self.state().after_records_of(batch);
+        let numbered = records.into_iter().map(|state| (seq.0, state));
+        self.states.extend(numbered);
         seq
     }
 

@@ -23,8 +23,12 @@ enum Reaction {
     Trickle,
     /// An answer to a call that nobody made.
     WrongSequence,
+    /// An answer to no call, and closes: as a node with too many connections.
+    AnswerNoCall(KvOperationResponse),
 }
-use Reaction::{Answer as Say, AnswerAndClose, Close, Garbage, Silence, Trickle, WrongSequence};
+use Reaction::{
+    Answer as Say, AnswerAndClose, AnswerNoCall, Close, Garbage, Silence, Trickle, WrongSequence,
+};
 
 /// A node that reacts as a test says, and remembers what it was asked.
 struct Node {
@@ -99,6 +103,7 @@ fn serve(
             Say(response) => answer(&response, envelope.sequence),
             AnswerAndClose(response) => return answer(&response, envelope.sequence),
             WrongSequence => answer(&created(), envelope.sequence + 1),
+            AnswerNoCall(response) => return answer(&response, 0),
             Garbage => {
                 let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
             }
@@ -285,6 +290,37 @@ fn a_busy_leader_is_asked_again_and_nobody_else() {
         .put(b"k", b"v")
         .unwrap();
     assert_eq!((leader.seen().len(), other.seen().len()), (3, 0));
+}
+
+#[test]
+fn a_node_with_too_many_connections_did_nothing_and_is_asked_again() {
+    let full = |n, enough| match n < enough {
+        true => AnswerNoCall(error(ErrorCode::Busy)),
+        false => Say(created()),
+    };
+    let node = Node::start(move |n, _| full(n, 2));
+    node.client().put(b"k", b"v").unwrap();
+    assert_eq!(node.seen().len(), 3);
+
+    let node = Node::start(move |n, _| full(n, usize::MAX));
+    let mut client = client(&[node.addr], 200);
+    let result = in_time(&mut client, |client| client.put(b"k", b"v")).unwrap_err();
+    assert!(result.is_safe_to_retry(), "{result:?}");
+    assert!(
+        result.to_string().contains("too many connections"),
+        "{result}"
+    );
+}
+
+#[test]
+fn an_answer_to_no_call_is_believed_only_if_it_refuses() {
+    let node = Node::start(|_, _| AnswerNoCall(created()));
+    let mut client = client(&[node.addr], 200);
+    let result = in_time(&mut client, |client| client.put(b"k", b"v")).unwrap_err();
+    assert!(
+        matches!(result, ClientError::OutcomeUnknown { .. }),
+        "{result:?}"
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod paper;
 mod random;
 mod script;
 mod show;
+mod thesis;
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -83,27 +84,6 @@ const ORIGINAL: [&str; 12] = [
     "D1", "D2", "D3", "D5", "D6", "D8", "D9", "D10", "D11", "D12", "D15", "D17",
 ];
 
-/// The known bugs that can be switched on in the core.
-const BUGS: [Mutation; 17] = [
-    Mutation::VoteNotPersisted,
-    Mutation::SecondVote,
-    Mutation::VoteForShorterLog,
-    Mutation::ReplyClaimsLogEnd,
-    Mutation::OldTermByCounting,
-    Mutation::VolatileLeaderIndex,
-    Mutation::NoNoop,
-    Mutation::ReadWithoutQuorum,
-    Mutation::ReusedReadContext,
-    Mutation::ReusedFollowerContext,
-    Mutation::LeaseAfterTransfer,
-    Mutation::LeaseNotHonoured,
-    Mutation::JointAsSimple,
-    Mutation::LearnerCounts,
-    Mutation::MatchingTailDropped,
-    Mutation::StaleTailKept,
-    Mutation::ForgetfulVoter,
-];
-
 fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/raft/tests/scripts")
 }
@@ -144,7 +124,7 @@ fn each_known_bug_of_the_core_changes_what_a_script_brings_about() {
     let texts: Vec<String> = files
         .map(|file| std::fs::read_to_string(file.expect("a file").path()).expect("a script"))
         .collect();
-    for bug in BUGS {
+    for bug in Mutation::OF_CORE {
         // A promise that is broken panics.
         let shows = |script: &&String| {
             let run = AssertUnwindSafe(|| script::run(script));

@@ -3,10 +3,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use rustix::io::Errno;
 
 use super::calls::{How, Plan};
@@ -17,6 +17,8 @@ const WAIT: Duration = Duration::from_secs(20);
 const SEGMENT_BYTES: u64 = 8192;
 /// More than one call writes or reads.
 const FILE_BYTES: usize = 3000;
+/// A segment of an earlier process.
+const EARLIER: SegmentId = SegmentId(5);
 
 /// A disk, and what it has confirmed.
 struct Run {
@@ -106,6 +108,8 @@ impl Run {
             && self.store(2, 4090, 2)
             && self.segment(3, Some(1))
             && self.store(3, 100, 3)
+            && self.segment(6, Some(EARLIER.0))
+            && self.store(6, 0, 6)
             && self.file(FileId::PeersDraft, FileId::Peers)
             && self.file(FileId::SnapshotDraft(last), FileId::Snapshot(last))
             && self.read(FileId::Snapshot(last))
@@ -114,15 +118,37 @@ impl Run {
 
     fn removals(&mut self, last: EntryId) -> bool {
         // What is asked for behind a removal comes after it, in the same queue. One thread at
-        // a time: another would go on with what it has begun when this one has failed.
+        // a time: another would go on with what it has begun when this one has failed. The
+        // file's removal is the last, since two threads have to do with it.
         self.disk.remove_segment(SegmentId(2));
         self.synced.retain(|(id, ..)| *id != SegmentId(2));
-        if !self.segment(4, None) {
+        if !self.segment(7, None) {
             return false;
         }
         self.disk.remove_file(FileId::Snapshot(last));
         self.finished.retain(|id| *id != FileId::Snapshot(last));
-        self.read(FileId::Peers)
+        self.room_comes_back(FileId::Snapshot(last))
+    }
+
+    /// Waits until nothing is left of what is being removed.
+    fn room_comes_back(&mut self, id: FileId) -> bool {
+        let dir = self.disk.data_dir().path();
+        let names = [file_name::file(id), file_name::removed(0)];
+        let paths = names.map(|name| dir.join(name));
+        let deadline = Instant::now() + WAIT;
+        // It may be under the second name by the time that the first was looked for.
+        while paths.iter().chain(&paths).any(|path| path.exists()) {
+            assert!(Instant::now() < deadline, "the room comes back");
+            match self.events.recv_timeout(Duration::from_millis(1)) {
+                Ok(event) => {
+                    self.ended = Some(event);
+                    return false;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        true
     }
 }
 
@@ -135,7 +161,10 @@ fn run(at: usize, how: How) -> (bool, Vec<&'static str>) {
         tempfile::tempdir()
     };
     let dir = dir.expect("a temporary directory");
-    drop(DataDir::open(dir.path(), NodeId(1), 7).expect("made before"));
+    let data = DataDir::open(dir.path(), NodeId(1), 7).expect("made before");
+    let earlier = data.path().join(file_name::segment(EARLIER));
+    std::fs::write(earlier, [0; SEGMENT_BYTES as usize]).expect("a segment");
+    drop(data);
     let (disk, events) = open_with(dir.path(), at, how);
     let plan = disk.1;
     let mut run = Run {
@@ -227,6 +256,9 @@ fn whichever_call_fails_nothing_is_confirmed_that_is_not_so_and_no_sync_is_repea
         "msync",
         "advise",
         "populate",
+        "write back",
+        "open removed",
+        "truncate",
         "unlink",
         "read",
     ] {
@@ -236,8 +268,7 @@ fn whichever_call_fails_nothing_is_confirmed_that_is_not_so_and_no_sync_is_repea
         for at in 0..calls.len() {
             // Several threads make the calls: which is the one with this number differs.
             let (done, made) = run(at, How::Error(error.raw_os_error()));
-            // Nobody waits for a removal, so all may be over before it is even tried.
-            let Some(call) = made.get(at).filter(|call| **call != "unlink") else {
+            let Some(call) = made.get(at) else {
                 continue;
             };
             // A signal, or a place that is no good, is got over; all else is told.

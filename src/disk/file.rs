@@ -1,10 +1,11 @@
-//! The disk of a running node: a data directory, and three threads that do the work.
+//! The disk of a running node: a data directory, and four threads that do the work.
 //!
 //! | thread | does |
 //! |---|---|
 //! | `log-writer` | stores into the mapped segments, syncs them |
 //! | `segment-maker` | makes, recycles and removes segments |
 //! | `file-writer` | writes and reads snapshots and other whole files |
+//! | `file-remover` | gives the room of large files back, a piece at a time |
 //!
 //! They report to a sink that comes with [`FileDisk::open`]. Dropping the disk does all
 //! that was asked for, syncs the log and ends the threads.
@@ -12,12 +13,15 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use crossbeam_channel::bounded;
 
 use super::data_dir::DataDir;
 use super::file_name::{self, parse_file, parse_segment};
+use super::file_remover::{self, FileRemover, Removals};
 use super::file_writer::{self, FileOperation, FileWriter, read_at};
 use super::log_writer::{self, LogOperation, LogWriter};
 use super::segment_maker::{self, MakerOperation, SegmentMaker, drop_from_cache};
@@ -34,6 +38,9 @@ pub struct FileDisk {
     log: Lane<LogOperation>,
     maker: Lane<MakerOperation>,
     files: Lane<FileOperation>,
+    removed: Lane<PathBuf>,
+    /// Tells that what can be done at the next start is to be left.
+    ending: Arc<AtomicBool>,
     last_token: SyncToken,
     /// What recovery reads from, opened once: its name and its handle.
     reading: Option<(String, File)>,
@@ -65,14 +72,29 @@ impl FileDisk {
             let (maker, reporter) = (maker.handle(), reporter.clone());
             move |operations| LogWriter::new(operations, made, maker, reporter).run()
         })?;
+        let ending = Arc::new(AtomicBool::new(false));
+        let removed = Lane::start("file-remover", file_remover::QUEUE_MAX, &reporter, {
+            let (reporter, ending) = (reporter.clone(), ending.clone());
+            move |operations| {
+                let remover = FileRemover {
+                    operations,
+                    reporter,
+                    ending,
+                };
+                remover.run();
+            }
+        })?;
         let files = Lane::start("file-writer", file_writer::QUEUE_MAX, &reporter, {
             let reporter = reporter.clone();
-            move |operations| FileWriter::new(path, operations, reporter).run()
+            let removals = Removals::new(removed.handle());
+            move |operations| FileWriter::new(path, operations, removals, reporter).run()
         })?;
         Ok(FileDisk {
             log,
             maker,
             files,
+            removed,
+            ending,
             last_token: SyncToken::default(),
             reading: None,
             dir,
@@ -114,10 +136,13 @@ impl FileDisk {
 
 impl Drop for FileDisk {
     fn drop(&mut self) {
-        // The log writer first: it hands on to the maker.
+        // ORDERING: Relaxed; see `FileRemover`.
+        self.ending.store(true, Ordering::Relaxed);
+        // The log writer first: it hands on to the maker, as the file writer to the remover.
         self.log.close();
         self.maker.close();
         self.files.close();
+        self.removed.close();
     }
 }
 
@@ -125,14 +150,18 @@ impl Disk for FileDisk {
     fn create_segment(&mut self, id: SegmentId, len: u64, recycle: Option<SegmentId>) {
         // Recovery is over: an open handle would keep a removed file alive.
         self.reading = None;
-        let make = MakerOperation::Make { id, len, recycle };
         match recycle {
             // Not before the log writer has let go of it.
             Some(old) => self.log.push(LogOperation::Release {
                 id: old,
-                then: make,
+                then: MakerOperation::Recycle {
+                    id,
+                    len,
+                    old,
+                    map: None,
+                },
             }),
-            None => self.maker.push(make),
+            None => self.maker.push(MakerOperation::Create { id, len }),
         }
     }
 

@@ -6,6 +6,7 @@ use crate::types::{EntryId, NodeId};
 
 /// The name of what the program begins but has not finished; gone at the next start.
 pub(super) const DRAFT_SUFFIX: &str = ".draft";
+const REMOVED_PREFIX: &str = "removed-";
 
 pub(super) fn segment(id: SegmentId) -> String {
     format!("{:016x}.wal", id.0)
@@ -13,6 +14,11 @@ pub(super) fn segment(id: SegmentId) -> String {
 
 pub(super) fn segment_draft(id: SegmentId) -> String {
     segment(id) + DRAFT_SUFFIX
+}
+
+/// A file that is being removed.
+pub(super) fn removed(number: u64) -> String {
+    format!("{REMOVED_PREFIX}{number:016x}{DRAFT_SUFFIX}")
 }
 
 pub(super) fn file(id: FileId) -> String {
@@ -76,6 +82,13 @@ pub(super) fn is_stale_draft(name: &str) -> bool {
     match name.strip_suffix(DRAFT_SUFFIX) {
         Some("meta") => true,
         Some(segment) if parse_segment(segment).is_some() => true,
+        Some(name)
+            if name
+                .strip_prefix(REMOVED_PREFIX)
+                .is_some_and(|n| hex(n, 16).is_some()) =>
+        {
+            true
+        }
         _ => matches!(
             parse_file(name),
             Some(FileId::SnapshotDraft(_) | FileId::PeersDraft)
@@ -138,6 +151,7 @@ mod tests {
         assert!(is_stale_draft("meta.draft"));
         assert!(is_stale_draft(&segment_draft(SegmentId(1))));
         assert!(is_stale_draft(&file(FileId::SnapshotDraft(last))));
+        assert!(is_stale_draft(&removed(7)));
         for name in [
             "meta",
             "mine.draft",

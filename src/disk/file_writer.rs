@@ -2,7 +2,9 @@
 //! peers.
 //!
 //! A long file is brought to the disk while it is written, a piece at a time: if all
-//! of it were left to the last sync, the log's syncs would wait behind it.
+//! of it were left to the last sync, the log's syncs would wait behind it. The system is
+//! told to begin with each piece at once, which waits for nothing; a sync, which has the
+//! file system write its journal and so holds up the log, comes after many.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -11,15 +13,19 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use rustix::fs::Advice;
 
 use super::calls;
 use super::data_dir::sync_directory;
-use super::segment_maker::remove_if_there;
+use super::file_remover::{Removals, remove_if_there};
 use super::worker::{Operations, Reporter};
-use super::{DiskEvent, FileId, file_name, is_no_space};
+use super::{DiskEvent, FileId, file_name, is_no_space, write_back};
 
-/// How much is written before it is brought to the disk.
-const FLUSH_BYTES: u64 = 1 << 20;
+/// How much is written before the system is told to bring it to the disk. Larger pieces
+/// hold up the log's syncs for as long as the device takes for one.
+const PUSH_BYTES: u64 = if cfg!(test) { 2 << 10 } else { 128 << 10 };
+/// How much is written before it is waited for; little in tests, as above.
+const SYNC_BYTES: u64 = if cfg!(test) { 4 << 10 } else { 16 << 20 };
 pub(super) const QUEUE_MAX: usize = 1024;
 
 /// What the file writer is asked to do, in order.
@@ -36,7 +42,40 @@ pub(super) enum FileOperation {
 struct OpenFile {
     file: File,
     len: u64,
-    unflushed: u64,
+    /// Up to where the system was told to bring it to the disk.
+    pushed: u64,
+    /// Up to where it is there.
+    synced: u64,
+}
+
+impl OpenFile {
+    fn new(file: File, len: u64) -> OpenFile {
+        OpenFile {
+            file,
+            len,
+            pushed: len,
+            synced: len,
+        }
+    }
+
+    /// Brings what was written to the disk, if it is enough.
+    fn bring(&mut self) -> io::Result<()> {
+        if self.len - self.pushed < PUSH_BYTES {
+            return Ok(());
+        }
+        calls::before("write back")?;
+        write_back::begin(&self.file, self.pushed..self.len)?;
+        self.pushed = self.len;
+        if self.len - self.synced >= SYNC_BYTES {
+            calls::before("sync")?;
+            self.file.sync_data()?;
+            self.synced = self.len;
+            // Others need the memory more: it is read again once, if at all.
+            calls::before("advise")?;
+            rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)?;
+        }
+        Ok(())
+    }
 }
 
 /// The state of the thread.
@@ -44,6 +83,7 @@ struct OpenFile {
 pub(super) struct FileWriter {
     dir: PathBuf,
     operations: Operations<FileOperation>,
+    removals: Removals,
     reporter: Reporter,
     open: BTreeMap<FileId, OpenFile>,
     /// There was no room for them; what is still appended is dropped.
@@ -54,11 +94,13 @@ impl FileWriter {
     pub(super) fn new(
         dir: PathBuf,
         operations: Operations<FileOperation>,
+        removals: Removals,
         reporter: Reporter,
     ) -> FileWriter {
         FileWriter {
             dir,
             operations,
+            removals,
             reporter,
             open: BTreeMap::new(),
             refused: BTreeSet::new(),
@@ -114,12 +156,7 @@ impl FileWriter {
         self.open.remove(&id);
         calls::before("open")?;
         let file = File::create(self.path(id))?;
-        let open = OpenFile {
-            file,
-            len: 0,
-            unflushed: 0,
-        };
-        self.open.insert(id, open);
+        self.open.insert(id, OpenFile::new(file, 0));
         Ok(None)
     }
 
@@ -134,12 +171,7 @@ impl FileWriter {
                 Err(error) => return Err(error),
             };
             let len = file.metadata()?.len();
-            let open = OpenFile {
-                file,
-                len,
-                unflushed: 0,
-            };
-            self.open.insert(id, open);
+            self.open.insert(id, OpenFile::new(file, len));
         }
         Ok(self.open.get_mut(&id))
     }
@@ -153,12 +185,7 @@ impl FileWriter {
         };
         calls::write_all(data, |data| open.file.write(data))?;
         open.len += data.len() as u64;
-        open.unflushed += data.len() as u64;
-        if open.unflushed >= FLUSH_BYTES {
-            open.unflushed = 0;
-            calls::before("sync")?;
-            open.file.sync_data()?;
-        }
+        open.bring()?;
         let len = open.len;
         Ok(Some(DiskEvent::FileAppended { id, len }))
     }
@@ -204,7 +231,7 @@ impl FileWriter {
     fn remove(&mut self, id: FileId) -> io::Result<Option<DiskEvent>> {
         self.open.remove(&id);
         self.refused.remove(&id);
-        remove_if_there(&self.path(id))?;
+        self.removals.remove(&self.dir, &file_name::file(id))?;
         Ok(None)
     }
 }

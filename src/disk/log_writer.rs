@@ -94,7 +94,7 @@ impl LogWriter {
                 map.store(offset as usize, &data);
             }
             LogOperation::Sync(asked) => *token = Some(asked),
-            LogOperation::Release { id, then } => {
+            LogOperation::Release { id, mut then } => {
                 self.take_made();
                 if let Some(map) = self.maps.get_mut(&id)
                     && map.is_dirty()
@@ -102,7 +102,10 @@ impl LogWriter {
                     // Its content is of no use any more, its errors still are.
                     sync_map(id, map, &self.reporter);
                 }
-                self.maps.remove(&id);
+                let released = self.maps.remove(&id);
+                if let MakerOperation::Recycle { map, .. } = &mut then {
+                    *map = released;
+                }
                 // The other end lives until this thread has ended.
                 self.maker.send(then);
             }

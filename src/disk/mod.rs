@@ -15,6 +15,7 @@ mod data_dir;
 mod fault_tests;
 mod file;
 mod file_name;
+mod file_remover;
 mod file_writer;
 mod log_writer;
 mod reader;
@@ -27,6 +28,7 @@ mod tests;
 #[cfg(test)]
 pub(crate) mod trace;
 mod worker;
+mod write_back;
 
 use std::io;
 

@@ -3,21 +3,22 @@
 //!
 //! A new segment is written in full, so that a full disk is an error here and not a
 //! signal at a store, and in small writes: the kernel caches a large write as one
-//! large folio, and every later store into the map would dirty all of that. The
-//! folios of a segment that is recycled, left by whoever read or wrote it, are
-//! dropped first for the same reason.
+//! large folio, and every later store into the map would dirty all of that. A segment
+//! that this process has made is recycled with its map, pages and all. Of one that an
+//! earlier process has left the folios are dropped first, whoever has read it since.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crossbeam_channel::Sender;
 use rustix::fs::Advice;
 
 use super::calls;
 use super::data_dir::sync_directory;
+use super::file_remover::remove_if_there;
 use super::segment_map::SegmentMap;
 use super::worker::{Operations, Reporter};
 use super::{DiskEvent, SegmentId, file_name, is_no_space};
@@ -35,10 +36,16 @@ pub(super) const QUEUE_MAX: usize = 1024;
 /// What the maker is asked to do, in order.
 #[derive(Debug)]
 pub(super) enum MakerOperation {
-    Make {
+    Create {
         id: SegmentId,
         len: u64,
-        recycle: Option<SegmentId>,
+    },
+    /// The file of `old` becomes a new segment; with its map, if this process has made it.
+    Recycle {
+        id: SegmentId,
+        len: u64,
+        old: SegmentId,
+        map: Option<SegmentMap>,
     },
     Remove(SegmentId),
 }
@@ -66,7 +73,10 @@ impl SegmentMaker {
                 continue;
             }
             match operation {
-                MakerOperation::Make { id, len, recycle } => self.make(id, len, recycle),
+                MakerOperation::Create { id, len } => self.hand_over(id, self.create(id, len)),
+                MakerOperation::Recycle { id, len, old, map } => {
+                    self.hand_over(id, self.recycle(id, len, old, map));
+                }
                 MakerOperation::Remove(id) => {
                     let path = self.dir.join(file_name::segment(id));
                     if let Err(error) = remove_if_there(&path) {
@@ -78,11 +88,7 @@ impl SegmentMaker {
         }
     }
 
-    fn make(&self, id: SegmentId, len: u64, recycle: Option<SegmentId>) {
-        let made = match recycle {
-            Some(old) => self.recycle(id, len, old),
-            None => self.create(id, len),
-        };
+    fn hand_over(&self, id: SegmentId, made: io::Result<SegmentMap>) {
         match made {
             Ok(map) => {
                 // Handed over before it is reported. The log writer may have ended.
@@ -130,15 +136,24 @@ impl SegmentMaker {
         }
         calls::before("sync")?;
         file.sync_all()?;
-        calls::before("rename")?;
-        fs::rename(&draft, self.dir.join(file_name::segment(id)))?;
-        sync_directory(&self.dir)?;
+        self.rename(&draft, id)?;
         calls::before("map")?;
         SegmentMap::new(&file, len)
     }
 
-    fn recycle(&self, id: SegmentId, len: u64, old: SegmentId) -> io::Result<SegmentMap> {
+    fn recycle(
+        &self,
+        id: SegmentId,
+        len: u64,
+        old: SegmentId,
+        map: Option<SegmentMap>,
+    ) -> io::Result<SegmentMap> {
         let old = self.dir.join(file_name::segment(old));
+        if let Some(map) = map.filter(|map| map.len() as u64 == len) {
+            // All its pages were brought in by stores or small writes.
+            self.rename(&old, id)?;
+            return Ok(map);
+        }
         let opened = calls::before("open")
             .and_then(|()| OpenOptions::new().read(true).write(true).open(&old));
         let file = match opened {
@@ -163,10 +178,14 @@ impl SegmentMaker {
             remove_if_there(&old)?;
             return self.create(id, len);
         }
-        calls::before("rename")?;
-        fs::rename(&old, self.dir.join(file_name::segment(id)))?;
-        sync_directory(&self.dir)?;
+        self.rename(&old, id)?;
         Ok(map)
+    }
+
+    fn rename(&self, from: &Path, id: SegmentId) -> io::Result<()> {
+        calls::before("rename")?;
+        fs::rename(from, self.dir.join(file_name::segment(id)))?;
+        sync_directory(&self.dir)
     }
 }
 
@@ -192,11 +211,4 @@ pub(super) fn drop_from_cache(file: &File) -> io::Result<()> {
     calls::before("advise")?;
     rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?;
     Ok(())
-}
-
-pub(super) fn remove_if_there(path: &std::path::Path) -> io::Result<()> {
-    match calls::before("unlink").and_then(|()| fs::remove_file(path)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
 }

@@ -31,6 +31,11 @@ impl SegmentMap {
         Ok(SegmentMap { map, dirty: 0..0 })
     }
 
+    /// Its length in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+
     /// Brings the pages in, so that no store has to wait for a read; for a file that
     /// is not in the page cache.
     pub(super) fn populate(&self) -> io::Result<()> {

@@ -76,7 +76,7 @@ fn read<S: LogSource>(
     len: u64,
 ) -> Result<(), WalError> {
     let len = len.min(SEGMENT_BYTES_MAX) as usize;
-    buf.clear();
+    // What is there already will be written over: not worth clearing first.
     buf.resize(len, 0);
     let mut done = 0;
     while done < len {

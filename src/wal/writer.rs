@@ -101,8 +101,11 @@ pub struct Wal {
     /// What recovery found to be no part of the log. Stays until the fresh segment is
     /// durable: a directory in which something was promised is never without a log.
     garbage: Vec<SegmentInfo>,
-    /// A segment that is no longer part of the log, and will become the next one.
-    spare: Option<SegmentInfo>,
+    /// Segments that are no longer part of the log, oldest first, of the usual length: they
+    /// will become the next ones.
+    spares: Vec<SegmentInfo>,
+    /// How many were begun since some have last become superfluous: so many spares are of use.
+    begun: usize,
     /// Where the segment before the active one ends, until there is an active one.
     continues: Option<Continues>,
     pub(super) queue: VecDeque<Queued>,
@@ -186,7 +189,8 @@ impl Wal {
             after: Next::None,
             last_id: tail.last_id,
             garbage: Vec::new(),
-            spare: None,
+            spares: Vec::new(),
+            begun: 0,
             continues: tail.continues,
             queue: VecDeque::new(),
             syncs: VecDeque::new(),
@@ -259,7 +263,7 @@ impl Wal {
                 self.synced(disk, *token);
                 if self.is_open() {
                     for info in std::mem::take(&mut self.garbage) {
-                        self.discard(disk, info);
+                        self.discard(disk, info, true);
                     }
                 }
             }
@@ -459,6 +463,7 @@ impl Wal {
         });
         self.next = std::mem::replace(&mut self.after, Next::None);
         self.counters.segments += 1;
+        self.begun += 1;
         let opening = [
             Record::HardState(self.hard_state),
             Record::SnapshotMark {
@@ -475,9 +480,11 @@ impl Wal {
         self.written = self.written.max(BatchSeq(1));
     }
 
-    fn discard<D: Disk>(&mut self, disk: &mut D, info: SegmentInfo) {
-        if self.spare.is_none() && info.len == self.segment_bytes {
-            self.spare = Some(info);
+    /// A segment is superfluous: keeps it as a spare, if it `may` be one and is of use.
+    fn discard<D: Disk>(&mut self, disk: &mut D, info: SegmentInfo, may: bool) {
+        let spares_max = self.begun.max(self.live.len());
+        if may && info.len == self.segment_bytes && self.spares.len() < spares_max {
+            self.spares.push(info);
         } else {
             disk.remove_segment(info.id);
         }
@@ -556,13 +563,19 @@ impl Wal {
 
     fn compact_now<D: Disk>(&mut self, disk: &mut D) {
         let keep_from = self.keep_from.min(self.durable.snapshot_mark.index.next());
-        while let (Some(oldest), Some(second)) = (self.live.front(), self.live.get(1))
-            && oldest.max_index < keep_from
-            && second.info.id <= self.durable.proven.segment
-        {
-            let info = oldest.info;
-            self.live.pop_front();
-            self.discard(disk, info);
+        let proven = self.durable.proven.segment;
+        let superfluous =
+            |at: usize| self.live[at].max_index < keep_from && self.live[at + 1].info.id <= proven;
+        let count = (1..self.live.len()).take_while(|at| superfluous(at - 1));
+        let count = count.count();
+        for at in 0..count {
+            let oldest = self.live.pop_front().expect("it was counted");
+            // A spare stays under its name until it is used, and recovery follows the chain
+            // for as long as it finds the segment before: so there has to be a gap.
+            self.discard(disk, oldest.info, at + 2 != count);
+        }
+        if count > 0 {
+            self.begun = 0;
         }
     }
 }

@@ -34,6 +34,15 @@ impl Wal {
         }
     }
 
+    /// Gives the room of spare segments back; whether there was one.
+    pub fn release_spares<D: Disk>(&mut self, disk: &mut D) -> bool {
+        let count = self.spares.len();
+        for spare in self.spares.drain(..) {
+            disk.remove_segment(spare.id);
+        }
+        count > 0
+    }
+
     /// Has the next segment, and the one after it, made while the current one still has
     /// room.
     pub(super) fn request_ahead<D: Disk>(&mut self, disk: &mut D) {
@@ -55,7 +64,9 @@ impl Wal {
     fn ask_for<D: Disk>(&mut self, disk: &mut D, len: u64) -> Next {
         self.last_id.0 += 1;
         let id = self.last_id;
-        let spare = self.spare.take_if(|spare| spare.len == len);
+        // The newest first: it may be the one before the log, which recovery would read.
+        let spare = (len == self.segment_bytes).then(|| self.spares.pop());
+        let spare = spare.flatten();
         disk.create_segment(id, len, spare.map(|spare| spare.id));
         Next::Requested(SegmentInfo { id, len })
     }

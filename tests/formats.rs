@@ -60,6 +60,8 @@ fn open_disk(dir: DataDir) -> (FileDisk, Receiver<DiskEvent>) {
 fn config_of(dir: &DataDir) -> NodeConfig {
     NodeConfig {
         snapshot_send_bytes_per_sec: 0,
+        snapshot_write_bytes_per_sec: 0,
+        disk_give_up: None,
         state_check_entries: 256,
         id: NODE,
         first_members: members(7),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::config::{Cluster, Config, Member, Tuning};
+use crate::config::{Cluster, Config, Member, Tuning, limit_ms};
 use crate::types::NodeId;
 
 /// The original's `return -1`.
@@ -68,6 +68,9 @@ struct Cli {
     /// Log kept at most behind a snapshot that is being sent [default: 64 MiB]
     #[arg(long, value_name = "N")]
     snapshot_hold_bytes: Option<u64>,
+    /// Bytes a second that are written of a snapshot, more under much load; 0 for no limit [default: 16 MiB]
+    #[arg(long, value_name = "N")]
+    snapshot_write_bytes_per_sec: Option<u64>,
     /// Bytes a second that are sent of snapshots, 0 for no limit [default: 64 MiB]
     #[arg(long, value_name = "N")]
     snapshot_send_bytes_per_sec: Option<u64>,
@@ -80,6 +83,9 @@ struct Cli {
     /// A disk without progress for so long costs a leader its leadership [default: 2000]
     #[arg(long, value_name = "N")]
     disk_patience_ms: Option<u64>,
+    /// A disk without progress for so long ends the process, 0 for never [default: 30000]
+    #[arg(long, value_name = "N")]
+    disk_give_up_ms: Option<u64>,
     /// Answer reads by a leader's lease; the same on all nodes
     #[arg(long)]
     read_lease: bool,
@@ -244,9 +250,16 @@ impl Cli {
         tuning.read_lease |= self.read_lease;
         let ms = |given: Option<u64>| given.map(Duration::from_millis);
         set(&mut tuning.disk_patience, ms(self.disk_patience_ms));
+        if let Some(limit) = self.disk_give_up_ms {
+            tuning.disk_give_up = limit_ms(limit);
+        }
         set(&mut tuning.snapshot_log_bytes, self.snapshot_log_bytes);
         set(&mut tuning.snapshot_tail_bytes, self.snapshot_tail_bytes);
         set(&mut tuning.snapshot_hold_bytes, self.snapshot_hold_bytes);
+        set(
+            &mut tuning.snapshot_write_bytes_per_sec,
+            self.snapshot_write_bytes_per_sec,
+        );
         set(
             &mut tuning.snapshot_send_bytes_per_sec,
             self.snapshot_send_bytes_per_sec,

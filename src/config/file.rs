@@ -11,6 +11,7 @@
 //! election_timeout_ms = [150, 300]
 //! heartbeat_ms = 50
 //! disk_patience_ms = 2000
+//! disk_give_up_ms = 30000
 //! read_lease = false
 //!
 //! [log]                      # optional, as is every key in it
@@ -18,6 +19,7 @@
 //! snapshot_log_bytes = 16777216
 //! snapshot_tail_bytes = 4194304
 //! snapshot_hold_bytes = 67108864
+//! snapshot_write_bytes_per_sec = 16777216
 //! snapshot_send_bytes_per_sec = 67108864
 //! ```
 //!
@@ -31,7 +33,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::config::{Cluster, ConfigError, Member, Tuning};
+use crate::config::{Cluster, ConfigError, Member, Tuning, limit_ms};
 use crate::types::NodeId;
 
 /// What a cluster file says.
@@ -70,6 +72,7 @@ struct Raft {
     election_timeout_ms: Option<(u64, u64)>,
     heartbeat_ms: Option<u64>,
     disk_patience_ms: Option<u64>,
+    disk_give_up_ms: Option<u64>,
     read_lease: Option<bool>,
 }
 
@@ -80,6 +83,7 @@ struct Log {
     snapshot_log_bytes: Option<u64>,
     snapshot_tail_bytes: Option<u64>,
     snapshot_hold_bytes: Option<u64>,
+    snapshot_write_bytes_per_sec: Option<u64>,
     snapshot_send_bytes_per_sec: Option<u64>,
 }
 
@@ -151,6 +155,7 @@ fn tuning(raft: &Raft, log: &Log) -> Tuning {
         ),
         heartbeat: ms(raft.heartbeat_ms, default.heartbeat),
         disk_patience: ms(raft.disk_patience_ms, default.disk_patience),
+        disk_give_up: raft.disk_give_up_ms.map_or(default.disk_give_up, limit_ms),
         read_lease: raft.read_lease.unwrap_or(default.read_lease),
         snapshot_log_bytes: log.snapshot_log_bytes.unwrap_or(default.snapshot_log_bytes),
         snapshot_tail_bytes: log
@@ -159,6 +164,9 @@ fn tuning(raft: &Raft, log: &Log) -> Tuning {
         snapshot_hold_bytes: log
             .snapshot_hold_bytes
             .unwrap_or(default.snapshot_hold_bytes),
+        snapshot_write_bytes_per_sec: log
+            .snapshot_write_bytes_per_sec
+            .unwrap_or(default.snapshot_write_bytes_per_sec),
         snapshot_send_bytes_per_sec: log
             .snapshot_send_bytes_per_sec
             .unwrap_or(default.snapshot_send_bytes_per_sec),

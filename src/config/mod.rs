@@ -15,6 +15,7 @@ pub use file::Config;
 pub use tuning::Tuning;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Why a configuration is not accepted. Nothing was started; the operator has to
 /// change what the one line names.
@@ -61,4 +62,9 @@ impl std::fmt::Display for LineSuffix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.map_or(Ok(()), |line| write!(f, ":{line}"))
     }
+}
+
+/// A time after which something ends, in milliseconds; 0 means that it never does.
+fn limit_ms(ms: u64) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms))
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use crate::config::ConfigError;
 use crate::limits;
 
-/// A slower transfer would hold back the log for longer than it is kept.
-const SNAPSHOT_SEND_MIN: u64 = 1 << 20;
+/// A slower snapshot, or a slower transfer of one, would hold back the log for longer than
+/// it is kept.
+const SNAPSHOT_RATE_MIN: u64 = 1 << 20;
 /// The smallest segment that takes the largest entry.
 const SEGMENT_BYTES_MIN: u64 = (limits::COMMAND_BYTES_MAX + limits::ENTRY_OVERHEAD_BYTES) as u64
     + limits::SEGMENT_OVERHEAD_BYTES;
@@ -38,6 +39,9 @@ pub struct Tuning {
     /// How much log is kept at most behind a snapshot that is being sent, in bytes.
     /// Default 64 MiB.
     pub snapshot_hold_bytes: u64,
+    /// So many bytes a second of the data are walked over for a snapshot, or twice as many as are
+    /// applied, if that is more; 0: as many as the disk takes. Default 16 MiB.
+    pub snapshot_write_bytes_per_sec: u64,
     /// So many bytes a second are sent of snapshots, to all followers together; 0: as many
     /// as they take. Default 64 MiB.
     pub snapshot_send_bytes_per_sec: u64,
@@ -55,6 +59,9 @@ pub struct Tuning {
     /// A disk that has made no progress for so long costs a leader its leadership. Default
     /// 2 s.
     pub disk_patience: Duration,
+    /// A disk that has made no progress for so long ends the process; `None`: never. Default
+    /// 30 s.
+    pub disk_give_up: Option<Duration>,
 }
 
 impl Default for Tuning {
@@ -67,12 +74,14 @@ impl Default for Tuning {
             snapshot_log_bytes: 16 << 20,
             snapshot_tail_bytes: 4 << 20,
             snapshot_hold_bytes: 64 << 20,
+            snapshot_write_bytes_per_sec: 16 << 20,
             snapshot_send_bytes_per_sec: 64 << 20,
             segment_bytes: limits::SEGMENT_BYTES,
             reactors: (cores - 1).max(1),
             pin_cores: false,
             read_lease: false,
             disk_patience: Duration::from_secs(2),
+            disk_give_up: Some(Duration::from_secs(30)),
         }
     }
 }
@@ -110,6 +119,14 @@ impl Tuning {
                 self.disk_patience.as_millis(),
                 max.as_millis()
             )
+        } else if let Some(give_up) = self.disk_give_up
+            && give_up < self.disk_patience
+        {
+            format!(
+                "disk_give_up_ms: {} is less than disk_patience_ms ({}): the process would end before another can lead; 0 for never",
+                give_up.as_millis(),
+                self.disk_patience.as_millis()
+            )
         } else if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes)
             || !self.segment_bytes.is_multiple_of(SEGMENT_BYTES_STEP)
         {
@@ -125,9 +142,13 @@ impl Tuning {
                 "snapshot_hold_bytes: {} is less than snapshot_tail_bytes, {}",
                 self.snapshot_hold_bytes, self.snapshot_tail_bytes
             )
-        } else if (1..SNAPSHOT_SEND_MIN).contains(&self.snapshot_send_bytes_per_sec) {
+        } else if (1..SNAPSHOT_RATE_MIN).contains(&self.snapshot_write_bytes_per_sec) {
             format!(
-                "snapshot_send_bytes_per_sec: must be at least {SNAPSHOT_SEND_MIN}, or 0 for no limit"
+                "snapshot_write_bytes_per_sec: must be at least {SNAPSHOT_RATE_MIN}, or 0 for no limit"
+            )
+        } else if (1..SNAPSHOT_RATE_MIN).contains(&self.snapshot_send_bytes_per_sec) {
+            format!(
+                "snapshot_send_bytes_per_sec: must be at least {SNAPSHOT_RATE_MIN}, or 0 for no limit"
             )
         } else if !(1..=REACTORS_MAX).contains(&self.reactors) {
             format!("reactors: must be from 1 to {REACTORS_MAX}")
@@ -151,6 +172,11 @@ mod tests {
     #[test]
     fn defaults_pass_the_check() {
         Tuning::default().check().unwrap();
+        let without = Tuning {
+            disk_give_up: None,
+            ..Tuning::default()
+        };
+        without.check().unwrap();
     }
 
     #[test]
@@ -163,12 +189,15 @@ mod tests {
             refusal(|t| t.election_timeout_max = ms(60_001)).starts_with("election_timeout_ms")
         );
         assert!(refusal(|t| t.disk_patience = ms(299)).starts_with("disk_patience_ms"));
+        assert!(refusal(|t| t.disk_give_up = Some(ms(1_999))).starts_with("disk_give_up_ms"));
         assert!(refusal(|t| t.segment_bytes += 1).starts_with("segment_bytes"));
         assert!(refusal(|t| t.segment_bytes = 4096).starts_with("segment_bytes"));
         assert!(refusal(|t| t.snapshot_log_bytes = 0).starts_with("snapshot_log_bytes"));
         assert!(refusal(|t| t.snapshot_hold_bytes = 1).starts_with("snapshot_hold_bytes"));
         let slow = refusal(|t| t.snapshot_send_bytes_per_sec = 1000);
         assert!(slow.starts_with("snapshot_send_bytes_per_sec"));
+        let slow = refusal(|t| t.snapshot_write_bytes_per_sec = 1000);
+        assert!(slow.starts_with("snapshot_write_bytes_per_sec"));
         assert!(refusal(|t| t.reactors = 0).starts_with("reactors"));
     }
 }

@@ -11,6 +11,7 @@ use crate::kv::{SessionLimits, StateMachine};
 use crate::limits;
 use crate::mutation::mutated;
 use crate::node::backup::Backups;
+use crate::node::disk_watch::DiskWatch;
 use crate::node::durability::Ledger;
 use crate::node::install::Install;
 use crate::node::members::{Addresses, Operators};
@@ -47,6 +48,8 @@ pub struct NodeConfig {
     pub read_lease: bool,
     /// A disk that has made no progress for so long costs a leader its leadership.
     pub disk_patience: Duration,
+    /// A disk that has made no progress for so long ends the node, if there is a limit.
+    pub disk_give_up: Option<Duration>,
     /// Seeds all random choices.
     pub seed: u64,
     /// The length of a log segment, in bytes.
@@ -61,6 +64,9 @@ pub struct NodeConfig {
     pub snapshot_tail_bytes: u64,
     /// How much of the log stays for a follower that is being sent a snapshot, in bytes.
     pub snapshot_hold_bytes: u64,
+    /// So many bytes a second of the data are walked over for a snapshot, or twice as many as are
+    /// applied, if that is more; 0: as many as the disk takes.
+    pub snapshot_write_bytes_per_sec: u64,
     /// So many bytes a second are sent of snapshots, to all followers together; 0: as many
     /// as they take.
     pub snapshot_send_bytes_per_sec: u64,
@@ -115,6 +121,8 @@ pub struct Node<D: Disk> {
     pub(super) ticks: Ticks,
     pub(super) state_check: StateCheck,
     pub(super) space: Space,
+    pub(super) disk_watch: DiskWatch,
+    pub(super) disk_hangs: bool,
     pub(super) out: Outputs,
     /// The term that this node leads, as far as its clients have been told.
     leading: Option<Term>,
@@ -161,6 +169,8 @@ impl<D: Disk> Node<D> {
             operators: Operators::default(),
             ticks: Ticks::default(),
             space: Space::default(),
+            disk_watch: DiskWatch::default(),
+            disk_hangs: false,
             out: Outputs::default(),
             leading: None,
             failure: None,
@@ -250,18 +260,17 @@ impl<D: Disk> Node<D> {
     #[must_use]
     pub fn next_deadline(&self, now: Time) -> Time {
         let applied = self.applied();
-        if applied < self.raft.commit_index()
-            || self.requests.has_read_to_serve(applied)
-            || self.snapshots.wants_turn(&self.machine)
-        {
+        if applied < self.raft.commit_index() || self.requests.has_read_to_serve(applied) {
             return now;
         }
         self.raft
             .next_deadline()
             .min(self.transfers.next_deadline())
+            .min(self.snapshots.next_deadline(now, &self.machine))
             .min(self.backups.next_deadline())
             .min(self.stop_deadline())
             .min(self.space.next_deadline())
+            .min(self.disk_watch.next_deadline())
     }
 
     /// Carries out all that the batch of inputs since the last flush asks for.
@@ -273,15 +282,19 @@ impl<D: Disk> Node<D> {
         self.raft.note_disk(now, last, waiting);
         self.carry_out(now);
         self.look_for_space(now);
+        self.watch_disk(now);
+        if self.failure.is_some() {
+            return;
+        }
         self.forget();
-        self.apply();
+        self.apply(now);
         if self.failure.is_some() {
             return;
         }
         self.notice_leadership();
         self.answer_operators();
         self.serve_reads();
-        self.advance_snapshot();
+        self.advance_snapshot(now);
         self.check_caught_up(now);
         self.write_peers();
         self.tell_members();
@@ -325,14 +338,14 @@ impl<D: Disk> Node<D> {
 
     /// Applies what is committed, a bounded slice of it at a time, and answers those
     /// who wait for it.
-    fn apply(&mut self) {
+    fn apply(&mut self, now: Time) {
         let (mut entries, mut bytes) = (0, 0);
         while self.applied() < self.raft.commit_index() {
             if entries >= APPLY_ENTRIES_MAX || bytes >= APPLY_BYTES_MAX {
                 break;
             }
             if self.machine.snapshot_pressure() {
-                self.advance_snapshot();
+                self.walk(now);
                 if self.machine.snapshot_pressure() {
                     break;
                 }
@@ -413,6 +426,12 @@ impl<D: Disk> Node<D> {
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
+    }
+
+    /// Whether it has stopped because its disk does: nobody may wait for that disk.
+    #[must_use]
+    pub fn disk_hangs(&self) -> bool {
+        self.disk_hangs
     }
 
     /// Local I/O has failed: stops before anything is promised that may not be so.

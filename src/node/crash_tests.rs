@@ -44,6 +44,8 @@ impl Rng {
 fn config(id: u64, members: u64) -> NodeConfig {
     NodeConfig {
         snapshot_send_bytes_per_sec: 0,
+        snapshot_write_bytes_per_sec: 0,
+        disk_give_up: None,
         state_check_entries: 16,
         id: NodeId(id),
         first_members: Configuration::of_voters(

@@ -72,6 +72,11 @@ impl Ledger {
         oldest.map_or(Duration::ZERO, |batch| now.since(batch.since))
     }
 
+    /// The oldest write that is not durable.
+    pub(super) fn oldest_waiting(&self) -> Option<BatchSeq> {
+        self.batches.front().map(|batch| batch.seq)
+    }
+
     /// Hands a write to the log, and returns the batch after which all up to and with
     /// it is durable.
     fn write<D: Disk>(
@@ -91,7 +96,7 @@ impl Ledger {
             hard_state,
             truncate_from,
             snapshot_mark: reset_to,
-            entries,
+            entries: &entries,
         };
         if batch.is_empty() {
             return self.last;

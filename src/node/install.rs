@@ -258,6 +258,7 @@ impl<D: Disk> Node<D> {
             .as_ref()
             .is_some_and(|incoming| incoming.file() == id)
         {
+            self.make_room();
             self.discard_incoming("no space left on the disk");
         }
     }

@@ -27,9 +27,11 @@ mod backup;
 mod core;
 #[cfg(test)]
 mod crash_tests;
+mod disk_watch;
 mod durability;
 mod install;
 mod members;
+mod pace;
 mod peers;
 mod recovery;
 mod requests;

@@ -11,12 +11,19 @@ use crate::disk::{Disk, FileId};
 use crate::kv::{SnapshotStep, StateMachine};
 use crate::mutation::mutated;
 use crate::node::core::Node;
+use crate::node::pace::Pace;
 use crate::raft::SnapshotMeta;
+use crate::time::Time;
 use crate::types::{EntryId, Index};
 use crate::wal::Batch;
 
 /// What one turn of the walk produces, in bytes.
-const SLICE_BYTES: usize = 64 << 10;
+const SLICE_BYTES: usize = 16 << 10;
+/// A walk goes by the clock, and by so many bytes for each byte of entries applied: the log
+/// grows by at most half of the data while they are walked over, however much is written.
+const WALKED_FOR_EACH_APPLIED: u64 = 2;
+/// How many entries one turn forgets: to free a long log at once would take milliseconds.
+const COMPACT_ENTRIES: u64 = 1_024;
 /// What may be on its way to the disk, in bytes.
 const UNWRITTEN_BYTES_MAX: u64 = 1 << 20;
 /// Before-images of keys that change ahead of the walk, in bytes; beyond it the walk
@@ -38,6 +45,8 @@ pub(super) struct Snapshots {
     marked: EntryId,
     /// A new snapshot makes old ones, and a part of the log, superfluous.
     forget_due: bool,
+    /// Up to where the log is being forgotten, a turn at a time.
+    forgetting: Option<Index>,
     taken: u64,
 }
 
@@ -52,6 +61,9 @@ struct Taking {
     done: Option<SnapshotMeta>,
     /// Bytes of entries applied when it began.
     log_bytes: u64,
+    pace: Pace,
+    /// What may be walked over at once, in bytes, for entries that were applied.
+    credit: u64,
 }
 
 impl Snapshots {
@@ -98,12 +110,22 @@ impl Snapshots {
 
     /// An entry of this size was applied.
     pub(super) fn count(&mut self, bytes: usize) {
-        self.log_bytes += bytes as u64;
+        let bytes = bytes as u64;
+        self.log_bytes += bytes;
+        if let Some(taking) = &mut self.taking {
+            taking.credit += WALKED_FOR_EACH_APPLIED * bytes;
+        }
     }
 
-    /// Whether the walk can go on without anything else happening first.
-    pub(super) fn wants_turn(&self, machine: &StateMachine) -> bool {
-        machine.snapshot_underway() && self.taking.as_ref().is_some_and(Taking::has_room)
+    /// When the walk, or forgetting, can go on without anything else happening first.
+    pub(super) fn next_deadline(&self, now: Time, machine: &StateMachine) -> Time {
+        if self.forgetting.is_some() {
+            return now;
+        }
+        match &self.taking {
+            Some(taking) if machine.snapshot_underway() && taking.has_room() => taking.due(now),
+            _ => Time::NEVER,
+        }
     }
 
     /// A snapshot came from a leader.
@@ -119,14 +141,43 @@ impl Taking {
     fn has_room(&self) -> bool {
         self.done.is_none() && self.given - self.written < UNWRITTEN_BYTES_MAX
     }
+
+    /// When the next slice is due.
+    fn due(&self, now: Time) -> Time {
+        if self.credit >= SLICE_BYTES as u64 {
+            now
+        } else {
+            self.pace.free()
+        }
+    }
+
+    /// A slice was taken.
+    fn count(&mut self, now: Time, bytes: u64, bytes_per_sec: u64) {
+        self.given += bytes;
+        if self.pace.free() > now {
+            self.credit = self.credit.saturating_sub(bytes);
+        } else {
+            self.pace.take(now, bytes, bytes_per_sec);
+        }
+    }
 }
 
 impl<D: Disk> Node<D> {
-    /// Begins a snapshot when one is due, and takes the next slice of one that runs.
-    pub(super) fn advance_snapshot(&mut self) {
+    /// Begins a snapshot when one is due, and takes the next slice of one that runs, if
+    /// that is due.
+    pub(super) fn advance_snapshot(&mut self, now: Time) {
         if self.snapshots.taking.is_none() && (self.snapshot_due() || self.backup_due()) {
             self.begin_snapshot();
         }
+        if let Some(taking) = &self.snapshots.taking
+            && taking.due(now) <= now
+        {
+            self.walk(now);
+        }
+    }
+
+    /// Takes the next slice of the snapshot that is being taken, as far as the disk keeps up.
+    pub(super) fn walk(&mut self, now: Time) {
         let Some(taking) = &mut self.snapshots.taking else {
             return;
         };
@@ -136,7 +187,8 @@ impl<D: Disk> Node<D> {
         let draft = FileId::SnapshotDraft(taking.last);
         match self.machine.snapshot_next(SLICE_BYTES) {
             SnapshotStep::Chunk(bytes) => {
-                taking.given += bytes.len() as u64;
+                let rate = self.config.snapshot_write_bytes_per_sec;
+                taking.count(now, bytes.len() as u64, rate);
                 self.disk.append_file(draft, bytes);
             }
             SnapshotStep::Done {
@@ -187,6 +239,8 @@ impl<D: Disk> Node<D> {
             written: 0,
             done: None,
             log_bytes,
+            pace: Pace::default(),
+            credit: 0,
         });
     }
 
@@ -226,13 +280,18 @@ impl<D: Disk> Node<D> {
                 "no space left on this node's disk for a snapshot; try another node with --addr",
             );
             self.machine.abort_snapshot();
-            if self.forget_older() {
-                // There may be room now.
+            if self.make_room() {
                 return;
             }
             // Half of the way to the next try: a disk that stays full is not hammered.
             self.snapshots.log_bytes /= 2;
         }
+    }
+
+    /// Gives up what only might be of use; whether there may be room now.
+    pub(super) fn make_room(&mut self) -> bool {
+        let spares = self.ledger.wal.release_spares(&mut self.disk);
+        self.forget_older() || spares
     }
 
     /// Removes the snapshots before the newest, which are kept in case that one is damaged:
@@ -263,9 +322,14 @@ impl<D: Disk> Node<D> {
     /// Forgets old snapshots, and the log that the newest one stands for. Only right
     /// after a write, when the disk has been given all of the log.
     pub(super) fn forget(&mut self) {
-        if !std::mem::take(&mut self.snapshots.forget_due) {
-            return;
+        if std::mem::take(&mut self.snapshots.forget_due) {
+            self.forget_snapshots();
+            self.forget_log();
         }
+        self.forget_some();
+    }
+
+    fn forget_snapshots(&mut self) {
         let mut excess = self.snapshots.kept.len().saturating_sub(KEPT);
         let (transfers, backups) = (&self.transfers, &self.backups);
         let disk = &mut self.disk;
@@ -279,15 +343,16 @@ impl<D: Disk> Node<D> {
             }
             !drop
         });
-        if let Some(newest) = self.snapshots.newest() {
-            self.compact(newest.last.index);
-        }
     }
 
-    /// Forgets the log up to `snapshot`, but for what followers may soon need.
-    fn compact(&mut self, snapshot: Index) {
+    /// Decides how much of the log goes: all up to the newest snapshot, but for what
+    /// followers may soon need.
+    fn forget_log(&mut self) {
+        let Some(newest) = self.snapshots.newest() else {
+            return;
+        };
         let log = self.raft.log();
-        let mut upto = snapshot.min(self.applied());
+        let mut upto = newest.last.index.min(self.applied());
         let mut tail = 0;
         while upto > log.base().index && tail < self.config.snapshot_tail_bytes {
             tail += log.get(upto).map_or(0, |entry| entry.size_bytes() as u64);
@@ -299,9 +364,23 @@ impl<D: Disk> Node<D> {
         {
             upto = held.max(log.base().index);
         }
-        if upto > log.base().index {
-            self.raft.compact(upto);
+        self.snapshots.forgetting = Some(upto);
+    }
+
+    /// Forgets the next entries that are to go; tells the log on disk when all have gone.
+    fn forget_some(&mut self) {
+        let Some(upto) = self.snapshots.forgetting else {
+            return;
+        };
+        let base = self.raft.log().base().index;
+        if upto > base {
+            let step = Index(base.0 + COMPACT_ENTRIES).min(upto);
+            self.raft.compact(step);
+            if step < upto {
+                return;
+            }
         }
+        self.snapshots.forgetting = None;
         // An installed snapshot may have moved the log's beginning too.
         let base = self.raft.log().base();
         if base > self.snapshots.marked {

@@ -13,6 +13,7 @@ use log::info;
 use crate::disk::{Disk, FileId};
 use crate::limits;
 use crate::node::core::Node;
+use crate::node::pace::Pace;
 use crate::raft::{SnapshotChunk, SnapshotMeta};
 use crate::time::Time;
 use crate::types::{EntryId, Index, NodeId};
@@ -24,8 +25,7 @@ const RETRY: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub(super) struct Transfers {
     running: BTreeMap<NodeId, Transfer>,
-    /// When the rate allows the next chunk.
-    free: Time,
+    pace: Pace,
 }
 
 #[derive(Debug)]
@@ -112,18 +112,18 @@ impl<D: Disk> Node<D> {
     }
 
     fn read_chunk(&mut self, now: Time, to: NodeId) {
-        let Transfers { running, free } = &mut self.transfers;
+        let Transfers { running, pace } = &mut self.transfers;
         let Some(transfer) = running.get_mut(&to) else {
             return;
         };
-        if *free > now {
+        if pace.free() > now {
             transfer.reading = false;
-            transfer.due = Some(*free);
+            transfer.due = Some(pace.free());
             return;
         }
         let left = transfer.snapshot.total_bytes - transfer.offset;
         let bytes = left.min(limits::SNAPSHOT_CHUNK_BYTES as u64);
-        *free = now + time_for(bytes, self.config.snapshot_send_bytes_per_sec);
+        pace.take(now, bytes, self.config.snapshot_send_bytes_per_sec);
         transfer.due = None;
         transfer.reading = true;
         transfer.retry = now + RETRY;
@@ -205,23 +205,5 @@ impl<D: Disk> Node<D> {
                 self.read_chunk(now, to);
             }
         }
-    }
-}
-
-/// How long so many bytes take at this rate; none if it is 0.
-fn time_for(bytes: u64, bytes_per_sec: u64) -> Duration {
-    let nanos = (bytes * 1_000_000_000).checked_div(bytes_per_sec);
-    Duration::from_nanos(nanos.unwrap_or(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_take_as_long_as_the_rate_says_and_no_time_without_one() {
-        assert_eq!(time_for(1 << 20, 4 << 20), Duration::from_millis(250));
-        assert_eq!(time_for(1, 1 << 30), Duration::ZERO);
-        assert_eq!(time_for(256 << 10, 0), Duration::ZERO);
     }
 }

@@ -1,5 +1,6 @@
 //! The state of one node, and the step that every message takes.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -460,7 +461,7 @@ impl Raft {
 
     /// The entries that go into the same write as the last [`Ready`]; they count as
     /// handed to the disk from now on.
-    pub fn unwritten(&mut self) -> &[Entry] {
+    pub fn unwritten(&mut self) -> Cow<'_, [Entry]> {
         self.log.take_unwritten()
     }
 

@@ -133,8 +133,7 @@ impl Raft {
         };
         let uncommitted = self
             .log
-            .slice(self.commit_index.next(), self.log.last().index)
-            .iter();
+            .range(self.commit_index.next(), self.log.last().index);
         let uncommitted_bytes = uncommitted.map(crate::types::Entry::size_bytes).sum();
         let members = self.membership.current().members().map(|(id, _)| id);
         let followers: Vec<NodeId> = members.filter(|id| *id != self.config.id).collect();

@@ -57,8 +57,12 @@ pub(super) struct Sent(VecDeque<Entries>);
 
 impl Sent {
     /// The entries of `batch`, in memory that may be shared.
-    pub(super) fn share(&mut self, batch: &[Entry]) -> Entries {
-        let (Some(first), Some(last)) = (batch.first(), batch.last()) else {
+    pub(super) fn share<'a>(
+        &mut self,
+        batch: impl DoubleEndedIterator<Item = &'a Entry> + Clone,
+    ) -> Entries {
+        let ends = (batch.clone().next(), batch.clone().next_back());
+        let (Some(first), Some(last)) = ends else {
             return Entries::default();
         };
         // One leader's entries with the same names are the same.
@@ -72,7 +76,7 @@ impl Sent {
         let mut entries = self.reuse();
         let room = Arc::get_mut(&mut entries.0).expect("nobody else has it");
         room.clear();
-        room.extend_from_slice(batch);
+        room.extend(batch.cloned());
         self.0.push_back(entries.clone());
         entries
     }
@@ -118,9 +122,9 @@ mod tests {
     #[test]
     fn the_same_batch_is_shared_and_another_is_not() {
         let mut sent = Sent::default();
-        let first = sent.share(&batch(1, 3));
-        assert!(sent.share(&batch(1, 3)).is_shared_with(&first));
-        let longer = sent.share(&batch(1, 4));
+        let first = sent.share(batch(1, 3).iter());
+        assert!(sent.share(batch(1, 3).iter()).is_shared_with(&first));
+        let longer = sent.share(batch(1, 4).iter());
         assert!(!longer.is_shared_with(&first));
         assert_eq!(*longer, *batch(1, 4));
         assert_eq!(*first, *batch(1, 3), "what is on its way stays as it is");
@@ -129,11 +133,11 @@ mod tests {
     #[test]
     fn memory_is_used_again_once_no_message_has_it() {
         let mut sent = Sent::default();
-        let first = sent.share(&batch(1, 100));
+        let first = sent.share(batch(1, 100).iter());
         let place = first.as_ptr();
         drop(first);
-        assert_eq!(sent.share(&batch(101, 150)).as_ptr(), place);
-        let mut held: Vec<Entries> = (0..20u64).map(|n| sent.share(&batch(n, n))).collect();
+        assert_eq!(sent.share(batch(101, 150).iter()).as_ptr(), place);
+        let mut held: Vec<Entries> = (0..20u64).map(|n| sent.share(batch(n, n).iter())).collect();
         assert!(sent.0.len() <= SENT_MAX);
         assert_eq!(*held.remove(0), *batch(0, 0));
     }
@@ -145,8 +149,8 @@ mod tests {
             id: EntryId::new(1, 1),
             payload: Payload::Command(vec![0; KEPT_BYTES_MAX].into()),
         };
-        drop(sent.share(&[large]));
-        drop(sent.share(&batch(2, 3)));
+        drop(sent.share([large].iter()));
+        drop(sent.share(batch(2, 3).iter()));
         sent.trim();
         assert_eq!(sent.0.len(), 1);
         assert_eq!(*sent.0[0], *batch(2, 3));
@@ -155,8 +159,8 @@ mod tests {
     #[test]
     fn what_the_log_gives_back_is_not_held() {
         let mut sent = Sent::default();
-        drop(sent.share(&batch(1, 3)));
-        drop(sent.share(&batch(4, 6)));
+        drop(sent.share(batch(1, 3).iter()));
+        drop(sent.share(batch(4, 6).iter()));
         sent.forget(Index(3));
         assert!(sent.0.iter().all(|entries| entries[0].id.index > Index(3)));
     }

@@ -88,14 +88,13 @@ impl Mark {
 /// If it does not hold together.
 pub fn check_log(log: &Log) {
     let mut before = log.base();
-    for entry in log.slice(log.first_index(), log.last().index) {
+    for entry in log.range(log.first_index(), log.last().index) {
         assert_eq!(entry.id.index, before.index.next(), "no gap in a log");
         assert!(entry.id.term >= before.term, "terms never go back in a log");
         before = entry.id;
     }
     let bytes: usize = log
-        .slice(log.first_index(), log.last().index)
-        .iter()
+        .range(log.first_index(), log.last().index)
         .map(|e| e.size_bytes())
         .sum();
     assert_eq!(bytes, log.bytes(), "the log knows its size");

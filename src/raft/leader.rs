@@ -1,7 +1,7 @@
 //! What a leader does: replicate, commit, confirm reads, stay the leader
 //! (paper §5.3, §5.4; thesis §6.2, §6.4).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, vec_deque};
 use std::time::Duration;
 
 use log::{error, warn};
@@ -324,14 +324,15 @@ impl Raft {
             self.log
                 .batch(progress.next_index, limits::APPEND_BYTES_MAX)
         } else if progress.next_index <= last
-            && self.log.slice(progress.next_index, last)[0].size_bytes() <= PROBE_BYTES_MAX
+            && (self.log.get(progress.next_index))
+                .is_some_and(|entry| entry.size_bytes() <= PROBE_BYTES_MAX)
         {
             self.log.batch(progress.next_index, PROBE_BYTES_MAX)
         } else {
-            &[]
+            vec_deque::Iter::default()
         };
-        let end = batch.last().map_or(prev, |entry| entry.id.index);
-        progress.sent(now, end, batch.iter().map(Entry::size_bytes).sum());
+        let end = Index(prev.0 + batch.len() as u64);
+        progress.sent(now, end, batch.clone().map(Entry::size_bytes).sum());
         let body = Body::Append {
             prev: EntryId {
                 term: prev_term,
@@ -417,7 +418,7 @@ impl Raft {
         if index <= self.commit_index || !(of_this_term || mutated!(OldTermByCounting)) {
             return;
         }
-        let committed = self.log.slice(self.commit_index.next(), index).iter();
+        let committed = self.log.range(self.commit_index.next(), index);
         leader.uncommitted_bytes -= committed.map(Entry::size_bytes).sum::<usize>();
         self.commit_index = index;
         for reader in leader.early_reads.drain(..) {
@@ -433,7 +434,7 @@ impl Raft {
     pub(super) fn recount_uncommitted(&mut self) {
         if let Role::Leader(leader) = &mut self.role {
             let last = self.log.last().index;
-            let uncommitted = self.log.slice(self.commit_index.next(), last).iter();
+            let uncommitted = self.log.range(self.commit_index.next(), last);
             leader.uncommitted_bytes = uncommitted.map(Entry::size_bytes).sum();
         }
     }

@@ -3,6 +3,9 @@
 //! It knows what has been handed to the disk (`written`) and what the disk has
 //! confirmed (`stable`); an entry counts in a quorum only when it is stable.
 
+use std::borrow::Cow;
+use std::collections::{VecDeque, vec_deque};
+
 use crate::types::{Entry, EntryId, Index, Term};
 
 /// The log of one node. See the module's docs.
@@ -10,7 +13,10 @@ use crate::types::{Entry, EntryId, Index, Term};
 pub struct Log {
     /// The last compacted entry; entries behind it are in `entries`.
     base: EntryId,
-    entries: Vec<Entry>,
+    /// The last entry, compacted or not.
+    last: EntryId,
+    /// A ring, so that a long log can be forgotten from its front a piece at a time.
+    entries: VecDeque<Entry>,
     /// Up to where entries have been handed to the disk.
     written: Index,
     /// Up to where entries are on the disk.
@@ -39,7 +45,8 @@ impl Log {
         let bytes = entries.iter().map(Entry::size_bytes).sum();
         Log {
             base,
-            entries,
+            last,
+            entries: entries.into(),
             written: last.index,
             stable: last.index,
             bytes,
@@ -61,7 +68,7 @@ impl Log {
     /// The last entry, compacted or not.
     #[must_use]
     pub fn last(&self) -> EntryId {
-        self.entries.last().map_or(self.base, |entry| entry.id)
+        self.last
     }
 
     /// Up to where entries are on the disk.
@@ -109,30 +116,27 @@ impl Log {
     /// # Panics
     /// If some of them are compacted or not there.
     #[must_use]
-    pub fn slice(&self, from: Index, to: Index) -> &[Entry] {
+    pub fn range(&self, from: Index, to: Index) -> vec_deque::Iter<'_, Entry> {
         assert!(
             from > self.base.index,
             "entries from {from} on are compacted"
         );
-        if to < from {
-            return &[];
-        }
         let start = (from.0 - self.first_index().0) as usize;
         let end = (to.next().0 - self.first_index().0) as usize;
-        &self.entries[start..end]
+        self.entries.range(start..end.max(start))
     }
 
     /// The entries from `from` on that fit `bytes_max`; at least one, if there is one.
     #[must_use]
-    pub fn batch(&self, from: Index, bytes_max: usize) -> &[Entry] {
-        let all = self.slice(from, self.last().index);
+    pub fn batch(&self, from: Index, bytes_max: usize) -> vec_deque::Iter<'_, Entry> {
+        let all = self.range(from, self.last().index);
         let mut bytes = 0;
-        let fits = all.iter().take_while(|entry| {
+        let fits = all.clone().take_while(|entry| {
             bytes += entry.size_bytes();
             bytes <= bytes_max
         });
-        let count = fits.count().max(1).min(all.len());
-        &all[..count]
+        let last = Index(from.prev().0 + fits.count().max(1).min(all.len()) as u64);
+        self.range(from, last)
     }
 
     /// The last entry at or before `at` whose term is not above `term`: where a log
@@ -166,7 +170,8 @@ impl Log {
         );
         assert!(entry.id.term >= last.term, "terms never go back in a log");
         self.bytes += entry.size_bytes();
-        self.entries.push(entry);
+        self.last = entry.id;
+        self.entries.push_back(entry);
     }
 
     /// Drops all entries from `from` on; returns whether the disk knows of any of them
@@ -183,6 +188,7 @@ impl Log {
         for entry in self.entries.drain(keep..) {
             self.bytes -= entry.size_bytes();
         }
+        self.last = self.entries.back().map_or(self.base, |entry| entry.id);
         let known = self.written >= from;
         self.written = self.written.min(from.prev());
         self.stable = self.stable.min(from.prev());
@@ -214,15 +220,22 @@ impl Log {
         self.entries.clear();
         self.bytes = 0;
         self.base = base;
+        self.last = base;
         self.written = base.index;
         self.stable = base.index;
     }
 
     /// The entries that the disk has not been given yet; they count as given from now on.
-    pub fn take_unwritten(&mut self) -> &[Entry] {
-        let from = self.written.next();
+    pub fn take_unwritten(&mut self) -> Cow<'_, [Entry]> {
+        let count = (self.last().index.0 - self.written.0) as usize;
         self.written = self.last().index;
-        self.slice(from, self.written)
+        let (older, newer) = self.entries.as_slices();
+        match count.checked_sub(newer.len()) {
+            None => Cow::Borrowed(&newer[newer.len() - count..]),
+            Some(more) if newer.is_empty() => Cow::Borrowed(&older[older.len() - more..]),
+            // Where the ring begins anew.
+            Some(more) => Cow::Owned([&older[older.len() - more..], newer].concat()),
+        }
     }
 
     /// The disk confirms all up to `index` of a write; returns whether that is news.

@@ -43,7 +43,7 @@ impl Membership {
             unsettled: true,
             list: VecDeque::from([(log.base().index, first)]),
         };
-        for entry in log.slice(log.first_index(), log.last().index) {
+        for entry in log.range(log.first_index(), log.last().index) {
             membership.appended(entry);
         }
         membership

@@ -233,7 +233,7 @@ impl Server {
         }
         match ending {
             Ending::Stopped => Ok(()),
-            Ending::Failed(why) => Err(why),
+            Ending::Failed(why) | Ending::DiskHangs(why) => Err(why),
         }
     }
 }
@@ -380,6 +380,11 @@ fn start_reactors(
 
 fn run_raft(thread: RaftThread<FileDisk>) -> Ending {
     let (ending, disk) = thread.run();
+    if matches!(ending, Ending::DiskHangs(_)) {
+        // To end its threads would be to wait for them.
+        std::mem::forget(disk);
+        return ending;
+    }
     // Whatever was promised is on disk; what is left to write may as well be.
     drop(disk);
     ending
@@ -432,6 +437,7 @@ fn node_config(directory: &DataDir, options: &ServerOptions, seed: u64) -> NodeC
         first_members: first_members(cluster),
         read_lease: tuning.read_lease,
         disk_patience: tuning.disk_patience,
+        disk_give_up: tuning.disk_give_up,
         cluster_id: cluster.cluster_id(),
         incarnation: directory.incarnation(),
         rejoins: directory.rejoins(),
@@ -443,6 +449,7 @@ fn node_config(directory: &DataDir, options: &ServerOptions, seed: u64) -> NodeC
         snapshot_log_bytes: tuning.snapshot_log_bytes,
         snapshot_tail_bytes: tuning.snapshot_tail_bytes,
         snapshot_hold_bytes: tuning.snapshot_hold_bytes,
+        snapshot_write_bytes_per_sec: tuning.snapshot_write_bytes_per_sec,
         snapshot_send_bytes_per_sec: tuning.snapshot_send_bytes_per_sec,
         state_check_entries: limits::STATE_CHECK_ENTRIES,
         session_limits: SessionLimits::default(),

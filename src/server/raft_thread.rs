@@ -50,6 +50,8 @@ pub enum Ending {
     Stopped,
     /// The node can't go on.
     Failed(String),
+    /// The node can't go on, and its disk answers nothing.
+    DiskHangs(String),
 }
 
 pub(super) struct RaftThread<D: Disk> {
@@ -144,7 +146,12 @@ impl<D: Disk> RaftThread<D> {
         self.node.flush(now);
         self.send_out();
         if let Some(why) = self.node.failure() {
-            return Some(Ending::Failed(why.to_owned()));
+            let why = why.to_owned();
+            return Some(if self.node.disk_hangs() {
+                Ending::DiskHangs(why)
+            } else {
+                Ending::Failed(why)
+            });
         }
         self.node.may_stop(now).then_some(Ending::Stopped)
     }

@@ -292,7 +292,9 @@ impl Simulation {
     }
 
     fn slow_disk(&mut self, id: u64) -> bool {
-        self.places[id as usize].slowness = SLOWNESS;
+        let place = &mut self.places[id as usize];
+        place.slowness = SLOWNESS;
+        place.may_stop |= self.plan.disk_give_up.is_some();
         let time = draw_delay(&mut self.rng, LONG);
         self.after(time, Event::DiskRecovers(id));
         true
@@ -302,6 +304,7 @@ impl Simulation {
         let until = self.now + draw_delay(&mut self.rng, LONG);
         let place = &mut self.places[id as usize];
         place.hung_until = place.hung_until.max(until);
+        place.may_stop |= self.plan.disk_give_up.is_some();
         true
     }
 

@@ -147,7 +147,7 @@ impl Checker {
                 let leads = raft.is_leader() && watched.leads == Some(raft.term());
                 assert!(!leads, "{id} leads and drops entries from {from} on");
             }
-            for entry in log.slice(from, log.last().index) {
+            for entry in log.range(from, log.last().index) {
                 self.add_entry(id, entry);
             }
         }
@@ -383,7 +383,7 @@ impl Checker {
         check_log(raft.log());
         for entry in raft
             .log()
-            .slice(raft.log().first_index(), raft.log().last().index)
+            .range(raft.log().first_index(), raft.log().last().index)
         {
             let known = self.known.get(entry.id.index.0 as usize - 1);
             let made = known.is_some_and(|at| at.iter().any(|k| k.term == entry.id.term));
@@ -422,7 +422,7 @@ impl Checker {
     pub(super) fn check_whole(&self, node: &Node<SimDisk>) {
         let log = node.raft().log();
         check_log(log);
-        for entry in log.slice(log.first_index(), node.raft().commit_index()) {
+        for entry in log.range(log.first_index(), node.raft().commit_index()) {
             let own = (entry.id, payload_checksum(&entry.payload));
             let committed = self.committed[entry.id.index.0 as usize - 1];
             assert_eq!(committed, own, "{} has another entry", node.raft().id());

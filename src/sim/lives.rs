@@ -34,7 +34,8 @@ impl Simulation {
             unreachable!("just looked")
         };
         place.clock = Clock::new(now, shows, gain);
-        place.may_stop = place.full;
+        let slow = place.slowness > 1 || place.hung_until > now;
+        place.may_stop = place.full || slow && self.plan.disk_give_up.is_some();
         let (node, found) = Node::open(config, disk, shows)
             .unwrap_or_else(|error| panic!("node {id} does not come back: {error}"));
         self.checker.check_restart(&node);
@@ -66,6 +67,7 @@ impl Simulation {
             })),
             read_lease: plan.read_lease,
             disk_patience: plan.disk_patience,
+            disk_give_up: plan.disk_give_up,
             cluster_id: CLUSTER_ID,
             incarnation: self.places[id as usize].incarnation,
             rejoins: false,
@@ -78,6 +80,7 @@ impl Simulation {
             snapshot_tail_bytes: plan.snapshot_tail_bytes,
             snapshot_hold_bytes: 1 << 20,
             snapshot_send_bytes_per_sec: 4 << 20,
+            snapshot_write_bytes_per_sec: 4 << 20,
             state_check_entries: 8,
             session_limits: plan.session_limits,
         }

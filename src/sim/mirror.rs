@@ -150,7 +150,7 @@ mod tests {
     /// Takes in a log, and says what was new.
     fn follow(mirror: &mut Mirror, log: &Log) -> Option<Change> {
         let change = mirror.follow(log)?;
-        for entry in log.slice(change.from, log.last().index) {
+        for entry in log.range(change.from, log.last().index) {
             mirror.push(entry.id.term, 0, entry.size_bytes());
         }
         Some(change)

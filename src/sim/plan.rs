@@ -20,6 +20,7 @@ pub(super) struct Plan {
     pub(super) read_lease: bool,
     /// How long a disk may make no progress until that costs the leadership.
     pub(super) disk_patience: Duration,
+    pub(super) disk_give_up: Option<Duration>,
     pub(super) clients: u64,
     pub(super) keys: u64,
     /// Whether clients compare and set, batch and scan, beside what the original knows.
@@ -77,6 +78,7 @@ impl Plan {
             first_members: 0,
             read_lease: false,
             disk_patience: Duration::ZERO,
+            disk_give_up: None,
             clients: pick(&[1, 3, 6, 10]),
             keys: pick(&[1, 3, 8]),
             // Not drawn, so that seeds without them show the runs that they showed before.
@@ -105,6 +107,7 @@ impl Plan {
         plan.first_members = plan.nodes - pick(&[0, 0, 1, 2]).min(plan.nodes - 1);
         plan.read_lease = pick(&[0, 0, 1]) == 1;
         plan.disk_patience = Duration::from_millis(pick(&[600, 2_000]));
+        plan.disk_give_up = (seed % 4 == 2).then_some(plan.disk_patience * 2);
         // Within these bounds any figure is as likely as another.
         plan.loss = rng.random_range(0..=plan.loss);
         plan.repeat = rng.random_range(0..=plan.repeat);

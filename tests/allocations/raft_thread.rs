@@ -105,6 +105,8 @@ fn open(id: u64, snapshot_log_bytes: u64) -> Node<NullDisk> {
         snapshot_tail_bytes: 16 << 10,
         snapshot_hold_bytes: 1 << 20,
         snapshot_send_bytes_per_sec: 0,
+        snapshot_write_bytes_per_sec: 0,
+        disk_give_up: None,
         state_check_entries: 256,
         session_limits: SessionLimits {
             implicit_window: 1_000,
@@ -308,10 +310,11 @@ fn with_snapshots_the_log_keeps_its_room_and_only_their_blocks_are_allocated() {
         allocated += cluster.ask(updates(round));
     }
     assert!(taken(&cluster) > before, "snapshots were taken meanwhile");
-    // A block of a snapshot, its session table and its bookkeeping; nothing for each put.
+    // A block of a snapshot, its session table, what keys ahead of the walk held that change
+    // meanwhile, and its bookkeeping; nothing for each put. Here a snapshot follows the other.
     let puts = 1_000 * BATCH;
     assert!(
-        allocated * 20 < puts,
+        allocated * 4 < puts,
         "{allocated} allocations for {puts} puts"
     );
 }

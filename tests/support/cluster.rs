@@ -296,6 +296,18 @@ impl TestCluster {
         })
     }
 
+    /// Waits until a node has ended by itself.
+    pub fn ended(&mut self, node: usize, limit: Duration) -> ExitStatus {
+        let Process::Running(mut child) = std::mem::replace(&mut self.nodes[node], Process::Down)
+        else {
+            panic!("node {node} is not running");
+        };
+        wait_for_exit(&mut child, limit).unwrap_or_else(|| {
+            kill_with_children(&mut child);
+            panic!("node {node} has not ended\n{}", self.tail(node))
+        })
+    }
+
     /// Stops a node without ending it (SIGSTOP).
     pub fn pause(&mut self, node: usize) {
         match std::mem::replace(&mut self.nodes[node], Process::Down) {

@@ -584,8 +584,8 @@ impl Cluster {
         }
         if new.commit > old.commit {
             let from = old.commit.max(raft.log().base().index).next();
-            let entries = raft.log().slice(from, new.commit);
-            for entry in entries {
+            let entries = raft.log().range(from, new.commit);
+            for entry in entries.clone() {
                 let known = self
                     .committed
                     .entry(entry.id.index)

@@ -291,7 +291,7 @@ fn a_confirmation_between_a_truncation_and_its_ready_value_counts_only_for_what_
     raft.persisted(NOW, None, Index(2));
     assert_eq!(raft.log().stable(), Index(1));
     assert_eq!(raft.take_ready(NOW).write.truncate_from, Some(Index(2)));
-    assert_eq!(raft.unwritten(), [entry(new)]);
+    assert_eq!(*raft.unwritten(), [entry(new)]);
 }
 
 /// §7: what follows the snapshot stays, but the log file must not go on behind a gap.
@@ -303,7 +303,7 @@ fn a_snapshot_over_unwritten_entries_begins_the_log_file_anew() {
     assert!(raft.install_snapshot(NOW, ids[2], members(3)));
     let write = raft.take_ready(NOW).write;
     assert_eq!((write.truncate_from, write.reset_to), (None, Some(ids[2])));
-    assert_eq!(raft.unwritten(), [entry(ids[3])]);
+    assert_eq!(*raft.unwritten(), [entry(ids[3])]);
 }
 
 #[test]
@@ -654,8 +654,8 @@ fn only_a_conflict_drops_entries_and_only_what_is_new_is_written() {
     ] {
         let mut raft = node(3, in_term(4), &log, 1);
         raft.step(NOW, from(2, 4, append(prev, &new)));
-        let all = raft.log().slice(Index(1), raft.log().last().index);
-        let ids: Vec<EntryId> = all.iter().map(|entry| entry.id).collect();
+        let all = raft.log().range(Index(1), raft.log().last().index);
+        let ids: Vec<EntryId> = all.map(|entry| entry.id).collect();
         assert_eq!(ids, expected, "{new:?} behind {prev}");
         drop(raft.take_ready(NOW));
         assert_eq!(raft.unwritten().len(), written, "{new:?} behind {prev}");

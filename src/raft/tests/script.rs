@@ -559,7 +559,7 @@ fn looks(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
                     (None, _) => format!("{id} is down"),
                     (Some(raft), "log") => {
                         let log = raft.log();
-                        let list = show::entries(log.slice(log.first_index(), log.last().index));
+                        let list = show::entries(log.range(log.first_index(), log.last().index));
                         let stable = log.stable();
                         format!("{id} base={} {list} stable={stable}", log.base())
                     }

@@ -27,15 +27,11 @@ pub(super) fn configuration(configuration: &Configuration) -> String {
     text
 }
 
-pub(super) fn entries(entries: &[Entry]) -> String {
-    match entries {
-        [first, .., last] if entries.len() > 8 => {
-            format!("[{} .. {}]", entry(first), entry(last))
-        }
-        _ => {
-            let list: Vec<String> = entries.iter().map(entry).collect();
-            format!("[{}]", list.join(", "))
-        }
+pub(super) fn entries<'a>(entries: impl Iterator<Item = &'a Entry>) -> String {
+    let list: Vec<String> = entries.map(entry).collect();
+    match list.as_slice() {
+        [first, .., last] if list.len() > 8 => format!("[{first} .. {last}]"),
+        _ => format!("[{}]", list.join(", ")),
     }
 }
 
@@ -72,7 +68,7 @@ pub(super) fn message(message: &Message) -> String {
             prev,
             entries: list,
             commit,
-        } => format!("prev={prev} {} commit={commit}", entries(list)),
+        } => format!("prev={prev} {} commit={commit}", entries(list.iter())),
         Body::AppendReply(Ok(Accepted { match_index })) => format!("match={match_index}"),
         Body::AppendReply(Err(Rejected { rejected, hint })) => {
             format!("rejected={rejected} hint={hint}")
@@ -128,7 +124,7 @@ pub(super) fn write(write: &Write, list: &[Entry]) -> String {
         line += &format!(" truncate={from}");
     }
     if !list.is_empty() {
-        line += &format!(" {}", entries(list));
+        line += &format!(" {}", entries(list.iter()));
     }
     line
 }

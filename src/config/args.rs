@@ -68,7 +68,7 @@ struct Cli {
     /// Log kept at most behind a snapshot that is being sent [default: 64 MiB]
     #[arg(long, value_name = "N")]
     snapshot_hold_bytes: Option<u64>,
-    /// Bytes a second that are written of a snapshot, more under much load; 0 for no limit [default: 16 MiB]
+    /// Bytes a second that are written of a snapshot, more under much load; 0 for no limit [default: 8 MiB]
     #[arg(long, value_name = "N")]
     snapshot_write_bytes_per_sec: Option<u64>,
     /// Bytes a second that are sent of snapshots, 0 for no limit [default: 64 MiB]

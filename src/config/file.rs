@@ -19,7 +19,7 @@
 //! snapshot_log_bytes = 16777216
 //! snapshot_tail_bytes = 4194304
 //! snapshot_hold_bytes = 67108864
-//! snapshot_write_bytes_per_sec = 16777216
+//! snapshot_write_bytes_per_sec = 8388608
 //! snapshot_send_bytes_per_sec = 67108864
 //! ```
 //!

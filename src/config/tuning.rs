@@ -40,7 +40,7 @@ pub struct Tuning {
     /// Default 64 MiB.
     pub snapshot_hold_bytes: u64,
     /// So many bytes a second of the data are walked over for a snapshot, or twice as many as are
-    /// applied, if that is more; 0: as many as the disk takes. Default 16 MiB.
+    /// applied, if that is more; 0: as many as the disk takes. Default 8 MiB.
     pub snapshot_write_bytes_per_sec: u64,
     /// So many bytes a second are sent of snapshots, to all followers together; 0: as many
     /// as they take. Default 64 MiB.
@@ -74,7 +74,7 @@ impl Default for Tuning {
             snapshot_log_bytes: 16 << 20,
             snapshot_tail_bytes: 4 << 20,
             snapshot_hold_bytes: 64 << 20,
-            snapshot_write_bytes_per_sec: 16 << 20,
+            snapshot_write_bytes_per_sec: 8 << 20,
             snapshot_send_bytes_per_sec: 64 << 20,
             segment_bytes: limits::SEGMENT_BYTES,
             reactors: (cores - 1).max(1),

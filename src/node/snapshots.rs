@@ -5,6 +5,7 @@
 //! but for a tail for followers that are a little behind, and for what a follower
 //! needs that is being sent a snapshot.
 
+use bytes::Bytes;
 use log::{info, warn};
 
 use crate::disk::{Disk, FileId};
@@ -19,6 +20,9 @@ use crate::wal::Batch;
 
 /// What one turn of the walk produces, in bytes.
 const SLICE_BYTES: usize = 16 << 10;
+/// What is handed to the disk in one go: waking its thread for each slice would take the
+/// processor from others more often than the slices do.
+const PIECE_BYTES: usize = 128 << 10;
 /// A walk goes by the clock, and by so many bytes for each byte of entries applied: the log
 /// grows by at most half of the data while they are walked over, however much is written.
 const WALKED_FOR_EACH_APPLIED: u64 = 2;
@@ -53,7 +57,9 @@ pub(super) struct Snapshots {
 #[derive(Debug)]
 struct Taking {
     last: EntryId,
-    /// Handed to the disk.
+    /// Slices that wait to be handed to the disk together.
+    piece: Vec<Bytes>,
+    /// Walked over.
     given: u64,
     /// Confirmed to be in the file, though not on the disk.
     written: u64,
@@ -162,6 +168,12 @@ impl Taking {
     }
 }
 
+fn hand_over<D: Disk>(disk: &mut D, draft: FileId, piece: &mut Vec<Bytes>) {
+    for slice in piece.drain(..) {
+        disk.append_file(draft, slice);
+    }
+}
+
 impl<D: Disk> Node<D> {
     /// Begins a snapshot when one is due, and takes the next slice of one that runs, if
     /// that is due.
@@ -189,7 +201,10 @@ impl<D: Disk> Node<D> {
             SnapshotStep::Chunk(bytes) => {
                 let rate = self.config.snapshot_write_bytes_per_sec;
                 taking.count(now, bytes.len() as u64, rate);
-                self.disk.append_file(draft, bytes);
+                taking.piece.push(bytes);
+                if taking.piece.iter().map(Bytes::len).sum::<usize>() >= PIECE_BYTES {
+                    hand_over(&mut self.disk, draft, &mut taking.piece);
+                }
             }
             SnapshotStep::Done {
                 total_bytes,
@@ -200,6 +215,7 @@ impl<D: Disk> Node<D> {
                     checksum,
                     total_bytes,
                 });
+                hand_over(&mut self.disk, draft, &mut taking.piece);
                 self.disk.finish_file(draft, FileId::Snapshot(taking.last));
             }
             SnapshotStep::Abandoned => {
@@ -235,6 +251,7 @@ impl<D: Disk> Node<D> {
         let log_bytes = self.snapshots.log_bytes;
         self.snapshots.taking = Some(Taking {
             last,
+            piece: Vec::new(),
             given: 0,
             written: 0,
             done: None,

@@ -21,12 +21,13 @@ export RAFTKV_STARTS="${RAFTKV_STARTS:-20}"                       # of a fresh c
 export RAFTKV_AGEING_UPDATES="${RAFTKV_AGEING_UPDATES:-100000}"   # in each of ten parts
 export RAFTKV_TRACED_PUTS="${RAFTKV_TRACED_PUTS:-1000}"
 export RAFTKV_KILLS="${RAFTKV_KILLS:-100}"                         # kills whose fail-over is timed
+export RAFTKV_LARGE_ROUNDS="${RAFTKV_LARGE_ROUNDS:-30}"             # rounds of values of 8 MiB
 export RAFTKV_LOAD_SECONDS="${RAFTKV_LOAD_SECONDS:-300}"           # of load that moves no leadership
 export RAFTKV_SEEDS="${RAFTKV_SEEDS:-20000}"                       # of the simulator
 
 tests=("$@")
 if [ ${#tests[@]} -eq 0 ]; then
-    tests=(layers wire_format start_order membership elections pin_cores bad_input bad_use failover linearizable namespaces catch_up backup full_disk synced_answers ageing scripts simulator)
+    tests=(layers wire_format start_order membership elections pin_cores bad_input bad_use failover linearizable namespaces catch_up backup full_disk hung_disk synced_answers ageing scripts simulator)
 fi
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 

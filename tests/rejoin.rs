@@ -135,6 +135,37 @@ fn a_node_with_a_damaged_log_refuses_and_comes_back_by_rejoining_with_nothing_lo
 }
 
 #[test]
+fn the_newest_file_of_a_log_that_is_gone_is_missed() {
+    let mut cluster = TestCluster::with_leader(3, &[]);
+    let leader = cluster.wait_for_leader(SOON);
+    let node = (leader + 1) % 3;
+    let write_some = |cluster: &TestCluster, name: &str| {
+        let ledger = Ledger::start(cluster.clients(), 2, name, SOON);
+        ledger.wait_for_more(20, SOON);
+        ledger.stop();
+        cluster.wait_until_equal(leader, SOON);
+    };
+    write_some(&cluster, "first");
+    // Each start begins a segment, for which the one before it vouches.
+    cluster.kill(node);
+    cluster.start_and_wait(node);
+    write_some(&cluster, "second");
+    cluster.kill(node);
+    let newest = segments(&cluster.node_dir(node)).pop().expect("a segment");
+    let name = newest.file_name().expect("a name").to_string_lossy();
+    fs::remove_file(&newest).expect("it is there");
+    let line = refusal(&cluster, node);
+    for part in [&*name, "the segment is missing", "--rejoin"] {
+        assert!(line.contains(part), "{part} is not in: {line}");
+    }
+    cluster.start_with(node, &["--rejoin"]);
+    eventually("it votes again", SOON, || {
+        may_vote(&cluster, node)?.then_some(())
+    });
+    cluster.assert_no_panic();
+}
+
+#[test]
 fn a_lost_directory_rejoins_and_the_directory_of_another_is_left_alone() {
     let mut cluster = TestCluster::with_leader(3, &[]);
     let ledger = Ledger::start(cluster.clients(), 1, "lost", SOON);

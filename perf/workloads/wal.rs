@@ -87,6 +87,10 @@ impl Disk for NullDisk {
         self.events.push_back(DiskEvent::SegmentReady(id));
     }
 
+    fn reopen_segment(&mut self, id: SegmentId, _: u64) {
+        self.events.push_back(DiskEvent::SegmentReady(id));
+    }
+
     fn store(&mut self, _: SegmentId, _: u64, data: Buffer) {
         drop(std::hint::black_box(data));
     }

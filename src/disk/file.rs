@@ -165,6 +165,11 @@ impl Disk for FileDisk {
         }
     }
 
+    fn reopen_segment(&mut self, id: SegmentId, len: u64) {
+        self.reading = None;
+        self.maker.push(MakerOperation::Reopen { id, len });
+    }
+
     fn store(&mut self, id: SegmentId, offset: u64, data: Buffer) {
         // A sync follows at once.
         self.log

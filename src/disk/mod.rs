@@ -146,6 +146,10 @@ pub trait Disk {
     /// [`DiskEvent::SegmentReady`] or [`DiskEvent::SegmentNoSpace`].
     fn create_segment(&mut self, id: SegmentId, len: u64, recycle: Option<SegmentId>);
 
+    /// Makes a segment that was found at the start, of `len` bytes, ready to be stored into.
+    /// Answered by [`DiskEvent::SegmentReady`].
+    fn reopen_segment(&mut self, id: SegmentId, len: u64);
+
     /// Stores `data` at `offset` of a segment that is ready. Volatile until synced;
     /// until then a crash keeps any subset of its pages.
     fn store(&mut self, id: SegmentId, offset: u64, data: Buffer);

@@ -40,6 +40,11 @@ pub(super) enum MakerOperation {
         id: SegmentId,
         len: u64,
     },
+    /// One that was found at the start.
+    Reopen {
+        id: SegmentId,
+        len: u64,
+    },
     /// The file of `old` becomes a new segment; with its map, if this process has made it.
     Recycle {
         id: SegmentId,
@@ -74,6 +79,7 @@ impl SegmentMaker {
             }
             match operation {
                 MakerOperation::Create { id, len } => self.hand_over(id, self.create(id, len)),
+                MakerOperation::Reopen { id, len } => self.hand_over(id, self.reopen(id, len)),
                 MakerOperation::Recycle { id, len, old, map } => {
                     self.hand_over(id, self.recycle(id, len, old, map));
                 }
@@ -137,6 +143,16 @@ impl SegmentMaker {
         calls::before("sync")?;
         file.sync_all()?;
         self.rename(&draft, id)?;
+        calls::before("map")?;
+        SegmentMap::new(&file, len)
+    }
+
+    fn reopen(&self, id: SegmentId, len: u64) -> io::Result<SegmentMap> {
+        let path = self.dir.join(file_name::segment(id));
+        calls::before("open")?;
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        // Recovery has read it, in large folios.
+        drop_from_cache(&file)?;
         calls::before("map")?;
         SegmentMap::new(&file, len)
     }

@@ -136,6 +136,7 @@ enum Operation {
         len: u64,
         recycle: Option<SegmentId>,
     },
+    ReopenSegment(SegmentId),
     RemoveSegment(SegmentId),
     CreateFile(FileId),
     AppendFile(FileId, Bytes),
@@ -362,6 +363,7 @@ impl SimDisk {
                 self.sync_directory();
                 Some(DiskEvent::SegmentReady(id))
             }
+            Operation::ReopenSegment(id) => Some(DiskEvent::SegmentReady(id)),
             Operation::RemoveSegment(id) => {
                 if let Some(segment) = self.segments.remove(&id) {
                     self.removed_segments.insert(id, segment);
@@ -423,6 +425,10 @@ fn not_found() -> io::Error {
 impl Disk for SimDisk {
     fn create_segment(&mut self, id: SegmentId, len: u64, recycle: Option<SegmentId>) {
         self.push(Operation::CreateSegment { id, len, recycle });
+    }
+
+    fn reopen_segment(&mut self, id: SegmentId, _: u64) {
+        self.push(Operation::ReopenSegment(id));
     }
 
     fn store(&mut self, id: SegmentId, offset: u64, data: Buffer) {

@@ -128,6 +128,7 @@ enum Call {
         len: usize,
         recycle: Option<SegmentId>,
     },
+    Reopen(SegmentId),
     RemoveSegment(SegmentId),
     Create(FileId),
     Append(FileId, Bytes),
@@ -265,6 +266,7 @@ impl TraceDisk {
                 self.maker.push_back(*then);
             }
             Call::Make { id, len, recycle } => self.make(id, len, recycle),
+            Call::Reopen(id) => return Some(DiskEvent::SegmentReady(id)),
             Call::RemoveSegment(id) => self.unlink(Name::Segment(id)),
             Call::Create(id) => {
                 self.files.push(Content::default());
@@ -470,6 +472,10 @@ impl Disk for TraceDisk {
             Some(old) => self.log.push_back(Call::Release(old, Box::new(make))),
             None => self.maker.push_back(make),
         }
+    }
+
+    fn reopen_segment(&mut self, id: SegmentId, _: u64) {
+        self.maker.push_back(Call::Reopen(id));
     }
 
     fn store(&mut self, id: SegmentId, offset: u64, data: Buffer) {

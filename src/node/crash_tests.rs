@@ -557,6 +557,9 @@ impl Disk for ReadOnly {
     fn create_segment(&mut self, _: SegmentId, _: u64, _: Option<SegmentId>) {
         panic!("{CHANGED}")
     }
+    fn reopen_segment(&mut self, _: SegmentId, _: u64) {
+        panic!("{CHANGED}")
+    }
     fn store(&mut self, _: SegmentId, _: u64, _: Buffer) {
         panic!("{CHANGED}")
     }

@@ -59,6 +59,8 @@ pub(super) struct Tail {
 pub(super) const SEGMENT_MISSING: &str =
     "the segment is missing, or the snapshot mark that stands for it is damaged";
 
+const NEWEST_MISSING: &str = "the segment is missing";
+
 fn corrupt(segment: SegmentId, offset_bytes: u64, reason: &'static str) -> WalError {
     WalError::Corrupt {
         segment,
@@ -457,6 +459,7 @@ fn check_break<S: LogSource>(
         (_, Some(info)) if info.id > end.segment && places.len() == replayed => {
             corrupt(info.id, 0, "the header is damaged")
         }
+        (Some(_), None) if mark.segment > end.segment => corrupt(mark.segment, 0, NEWEST_MISSING),
         (Some(stop), _) => {
             let reason = stop.reason.unwrap_or("the rest of the log is missing");
             corrupt(end.segment, end.offset, reason)

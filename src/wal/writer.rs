@@ -10,9 +10,11 @@
 //! no segment is ready, batches wait in a queue that the caller bounds.
 
 mod ahead;
+mod vouch;
 
 use std::collections::VecDeque;
 
+use self::vouch::Left;
 use super::accepted::Accepted;
 use super::record::{
     BATCH_HEADER_BYTES, Position, RECORD_HEADER_BYTES, Record, Salt, encode_batch,
@@ -93,6 +95,7 @@ pub struct Wal {
     /// Oldest first; the last is the active one, if there is one.
     pub(super) live: VecDeque<LiveSegment>,
     active: Option<Active>,
+    left: Option<Left>,
     pub(super) next: Next,
     /// The segment after that: the reserve. While there is no room for it, what is appended
     /// still has the next one, and all that makes the data grow is to be refused.
@@ -160,6 +163,7 @@ impl Wal {
             "a log begins again once"
         );
         self.request(disk, self.first_segment_bytes);
+        self.reopen_last(disk);
     }
 
     fn new(options: &WalOptions, recovered: &Recovered, tail: &Tail) -> Wal {
@@ -185,6 +189,7 @@ impl Wal {
             snapshot_mark: recovered.snapshot_mark,
             live: tail.live.iter().copied().collect(),
             active: None,
+            left: None,
             next: Next::None,
             after: Next::None,
             last_id: tail.last_id,
@@ -268,7 +273,9 @@ impl Wal {
                 }
             }
             DiskEvent::SegmentReady(id) => {
-                if let Next::Requested(info) = self.next
+                if self.is_last_reopened(*id) {
+                    self.vouch_for_active(disk);
+                } else if let Next::Requested(info) = self.next
                     && info.id == *id
                 {
                     self.next = Next::Ready(info);
@@ -310,24 +317,6 @@ impl Wal {
         })
     }
 
-    /// Vouches for all that is durable with a batch that holds nothing but the mark, and
-    /// asks for a sync; for an orderly end. Without it nothing on the disk says that the
-    /// last batch was durable, and damage to it at rest looks like a torn write.
-    pub fn seal<D: Disk>(&mut self, disk: &mut D) {
-        let at_rest = self.queue.is_empty() && self.syncs.is_empty();
-        // What only repeats the segments before it needs no vouching, and stays unused.
-        let open = |active: &Active| {
-            active.offset > active.opened && active.len - active.offset >= BATCH_HEADER_BYTES as u64
-        };
-        if at_rest
-            && self.active.as_ref().is_some_and(open)
-            && self.mark_written < self.durable.position
-        {
-            self.encode_and_store(disk, Buffer::new(), std::iter::empty());
-            self.sync(disk);
-        }
-    }
-
     /// Lets go of the segments that hold no entry from `keep_from` on. Entries behind
     /// the snapshot mark stay in any case, and nothing goes before the mark itself and
     /// a later segment are durable; what has to wait is done when they are.
@@ -350,10 +339,12 @@ impl Wal {
         true
     }
 
+    /// What batches may take of the active segment: its end is for what [`Wal::seal`] or
+    /// [`Wal::vouch_for_active`] adds.
     fn room(&self) -> u64 {
-        self.active
-            .as_ref()
-            .map_or(0, |active| active.len - active.offset)
+        let room = |active: &Active| active.len - active.offset;
+        let room = self.active.as_ref().map_or(0, room);
+        room.saturating_sub(BATCH_HEADER_BYTES as u64)
     }
 
     /// Stores `buffer`, which may hold the segment's header, with a batch behind it.
@@ -431,6 +422,7 @@ impl Wal {
     /// Writes the header and the opening of a segment.
     fn begin<D: Disk>(&mut self, disk: &mut D, info: SegmentInfo) {
         if let Some(active) = self.active.take() {
+            self.left = Some(Left::of(&active, self.next_seq));
             self.continues = Some(Continues {
                 from: Position {
                     segment: active.id,
@@ -482,6 +474,8 @@ impl Wal {
 
     /// A segment is superfluous: keeps it as a spare, if it `may` be one and is of use.
     fn discard<D: Disk>(&mut self, disk: &mut D, info: SegmentInfo, may: bool) {
+        // Nothing is said any more in what may become another segment.
+        self.forget_left(info.id);
         let spares_max = self.begun.max(self.live.len());
         if may && info.len == self.segment_bytes && self.spares.len() < spares_max {
             self.spares.push(info);
@@ -515,6 +509,7 @@ impl Wal {
             self.durable = sync.durable;
             self.syncs.pop_front();
         }
+        self.vouch_for_active(disk);
         self.pump(disk);
         self.compact_now(disk);
     }

@@ -36,6 +36,10 @@ impl Disk for NullDisk {
         self.events.push_back(DiskEvent::SegmentReady(id));
     }
 
+    fn reopen_segment(&mut self, id: SegmentId, _: u64) {
+        self.events.push_back(DiskEvent::SegmentReady(id));
+    }
+
     fn store(&mut self, _id: SegmentId, _offset: u64, _data: Buffer) {}
 
     fn sync(&mut self) -> SyncToken {

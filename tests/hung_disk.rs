@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Signal, kill_process};
 use support::cluster::{SOON, TestCluster};
 use support::eventually;
 use support::wire::Answer;
@@ -149,5 +150,29 @@ fn a_follower_whose_disk_hangs_is_seen_in_status_and_stops_nobody() {
         cluster.log_contains(follower, text).then_some(())
     });
     assert_eq!(cluster.leader(), Some(leader), "nobody else has led");
+    cluster.assert_no_panic();
+}
+
+#[test]
+fn a_node_that_is_told_to_stop_does_not_wait_for_a_disk_that_hangs() {
+    let mut cluster = TestCluster::with_leader(3, &OPTIONS);
+    let leader = cluster.wait_for_leader(SOON);
+    let mut client = Client::new(cluster.clients());
+    let follower = (leader + 1) % 3;
+    write(&mut client, 0..5);
+    let Some(holder) = Holder::hold(&cluster, follower) else {
+        println!("skipped: strace is not there, or may not trace");
+        return;
+    };
+    write(&mut client, 5..20);
+    kill_process(cluster.pid(follower), Signal::TERM).expect("it is there");
+    eventually("it gives the disk up", SOON, || {
+        let text = "the disk hangs: what was not promised to anybody is left unwritten";
+        cluster.log_contains(follower, text).then_some(())
+    });
+    drop(holder);
+    assert_eq!(cluster.ended(follower, SOON).code(), Some(0));
+    cluster.start(follower);
+    cluster.wait_until_equal(leader, SOON);
     cluster.assert_no_panic();
 }

@@ -158,6 +158,17 @@ fn the_newest_file_of_a_log_that_is_gone_is_missed() {
     for part in [&*name, "the segment is missing", "--rejoin"] {
         assert!(line.contains(part), "{part} is not in: {line}");
     }
+    // What is only there to be recycled is no log.
+    for segment in segments(&cluster.node_dir(node)) {
+        let len = segment.metadata().expect("it is there").len();
+        fs::write(
+            &segment,
+            vec![0; usize::try_from(len).expect("it is small")],
+        )
+        .expect("written");
+    }
+    let line = refusal(&cluster, node);
+    assert!(line.contains("the log is gone"), "{line}");
     cluster.start_with(node, &["--rejoin"]);
     eventually("it votes again", SOON, || {
         may_vote(&cluster, node)?.then_some(())

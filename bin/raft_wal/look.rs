@@ -258,20 +258,14 @@ impl Look {
         self.stats.segments = segments.clone().count();
         self.stats.segment_bytes = segments.sum();
         if self.stats.segments == 0 {
-            let found = match () {
-                () if !self.stats.snapshots.is_empty() => "a snapshot is there",
-                () if self.stats.peers_known.is_some() => "the file `peers` is there",
-                () => return self.notes.push("log: none yet".to_owned()),
-            };
-            return self
-                .problems
-                .push(OpenError::LogMissing { found }.to_string());
+            return self.no_log();
         }
         let Some(meta) = meta else {
             return; // Nothing says whose log it should be, which is a problem already.
         };
         let options = WalOptions::new(meta.node, meta.cluster_id, meta.incarnation);
         match verify_log(&mut reader, &options) {
+            Ok((recovered, _)) if recovered.report.segments == 0 => self.no_log(),
             Ok((recovered, live)) => {
                 self.stats.segments_live = live.len();
                 self.recovered(&recovered);
@@ -287,6 +281,17 @@ impl Look {
             }
             Err(error) => self.problems.push(error.to_string()),
         }
+    }
+
+    /// There is none, which is as it should be in a new directory alone.
+    fn no_log(&mut self) {
+        let found = match () {
+            () if !self.stats.snapshots.is_empty() => "a snapshot is there",
+            () if self.stats.peers_known.is_some() => "the file `peers` is there",
+            () => return self.notes.push("log: none yet".to_owned()),
+        };
+        let problem = OpenError::LogMissing { found };
+        self.problems.push(problem.to_string());
     }
 
     fn recovered(&mut self, recovered: &Recovered) {

@@ -257,6 +257,7 @@ fn whichever_call_fails_nothing_is_confirmed_that_is_not_so_and_no_sync_is_repea
         "advise",
         "populate",
         "write back",
+        "rename removed",
         "open removed",
         "truncate",
         "unlink",
@@ -275,6 +276,7 @@ fn whichever_call_fails_nothing_is_confirmed_that_is_not_so_and_no_sync_is_repea
             let got_over = match *call {
                 "write" | "read" => error == Errno::INTR,
                 "populate" => true,
+                "rename removed" | "truncate" => error == Errno::NOSPC,
                 _ => false,
             };
             assert_eq!(done, got_over, "call {at}, {call}: {error}");

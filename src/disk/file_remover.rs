@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use super::calls;
 use super::data_dir::sync_directory;
-use super::file_name;
 use super::worker::{Handle, Operations, Reporter};
+use super::{file_name, is_no_space};
 
 /// How much is freed in one step; little in tests, so that small files are removed in steps.
 const STEP_BYTES: u64 = if cfg!(test) { 4 << 10 } else { 4 << 20 };
@@ -47,8 +47,10 @@ impl Removals {
         }
         let unnamed = dir.join(file_name::removed(self.count));
         self.count += 1;
-        calls::before("rename")?;
-        fs::rename(&path, &unnamed)?;
+        match calls::before("rename removed").and_then(|()| fs::rename(&path, &unnamed)) {
+            Err(error) if is_no_space(&error) => return remove_if_there(&path),
+            renamed => renamed?,
+        }
         // Else a crash could leave a part of the file under its name.
         sync_directory(dir)?;
         self.remover.send(unnamed);
@@ -85,8 +87,11 @@ impl FileRemover {
                 return Ok(());
             }
             len -= STEP_BYTES;
-            calls::before("truncate")?;
-            file.set_len(len)?;
+            match calls::before("truncate").and_then(|()| file.set_len(len)) {
+                // Some file systems need room to make some.
+                Err(error) if is_no_space(&error) => break,
+                cut => cut?,
+            }
             thread::sleep(PAUSE);
         }
         remove_if_there(path)

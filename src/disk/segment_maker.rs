@@ -154,7 +154,7 @@ impl SegmentMaker {
         // Recovery has read it, in large folios.
         drop_from_cache(&file)?;
         calls::before("map")?;
-        SegmentMap::new(&file, len)
+        SegmentMap::cold(&file, len)
     }
 
     fn recycle(
@@ -165,10 +165,9 @@ impl SegmentMaker {
         map: Option<SegmentMap>,
     ) -> io::Result<SegmentMap> {
         let old = self.dir.join(file_name::segment(old));
-        if let Some(map) = map.filter(|map| map.len() as u64 == len) {
-            // All its pages were brought in by stores or small writes.
-            self.rename(&old, id)?;
-            return Ok(map);
+        if let Some(map) = map.filter(|map| map.is_warm() && map.len() as u64 == len) {
+            // What the system has taken back meanwhile comes in here, not at a store.
+            return self.take_over(&old, id, len, map);
         }
         let opened = calls::before("open")
             .and_then(|()| OpenOptions::new().read(true).write(true).open(&old));
@@ -185,16 +184,25 @@ impl SegmentMaker {
         read_into_small_folios(&file, len)?;
         calls::before("map")?;
         let map = SegmentMap::new(&file, len)?;
-        if calls::before("populate")
-            .and_then(|()| map.populate())
-            .is_err()
-        {
+        self.take_over(&old, id, len, map)
+    }
+
+    /// Makes the file `old`, of which this is the map, the segment `id`.
+    fn take_over(
+        &self,
+        old: &Path,
+        id: SegmentId,
+        len: u64,
+        map: SegmentMap,
+    ) -> io::Result<SegmentMap> {
+        let populated = calls::before("populate").and_then(|()| map.populate());
+        if populated.is_err() {
             // It has sectors that cannot be read: no place for a log.
             drop(map);
-            remove_if_there(&old)?;
+            remove_if_there(old)?;
             return self.create(id, len);
         }
-        self.rename(&old, id)?;
+        self.rename(old, id)?;
         Ok(map)
     }
 

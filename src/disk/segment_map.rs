@@ -1,4 +1,4 @@
-//! A segment of the log, mapped into memory: the only `unsafe` of the disk.
+//! A segment of the log, mapped into memory: the only memory that the disk shares with a file.
 //!
 //! No slice of the map leaves this file. Its pages are cached in small folios (see
 //! `segment_maker.rs`), or each sync would write a megabyte; reads never go through
@@ -14,6 +14,8 @@ use memmap2::{Advice, MmapMut, MmapOptions};
 #[derive(Debug)]
 pub(super) struct SegmentMap {
     map: MmapMut,
+    /// Whether its pages came in by stores or in small pieces, and most of them are there.
+    is_warm: bool,
     dirty: Range<usize>,
 }
 
@@ -28,7 +30,25 @@ impl SegmentMap {
         let map = unsafe { MmapOptions::new().len(len).map_mut(file)? };
         // Readahead would bring large folios in.
         map.advise(Advice::Random)?;
-        Ok(SegmentMap { map, dirty: 0..0 })
+        Ok(SegmentMap {
+            map,
+            is_warm: true,
+            dirty: 0..0,
+        })
+    }
+
+    /// As [`SegmentMap::new`], of a file that is not in the page cache.
+    pub(super) fn cold(file: &File, len: u64) -> io::Result<SegmentMap> {
+        let map = SegmentMap::new(file, len)?;
+        Ok(SegmentMap {
+            is_warm: false,
+            ..map
+        })
+    }
+
+    /// Whether it can be recycled as it is.
+    pub(super) fn is_warm(&self) -> bool {
+        self.is_warm
     }
 
     /// Its length in bytes.

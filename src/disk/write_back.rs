@@ -14,9 +14,14 @@ pub(super) fn begin(file: &File, bytes: Range<u64>) -> io::Result<()> {
     let done = unsafe {
         libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE)
     };
-    if done == 0 {
+    let error = io::Error::last_os_error();
+    let is_unknown = [libc::ENOSYS, libc::EINVAL, libc::EOPNOTSUPP, libc::ESPIPE]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(*errno));
+    // Where the system cannot, the sync has more to do.
+    if done == 0 || is_unknown {
         Ok(())
     } else {
-        Err(io::Error::last_os_error())
+        Err(error)
     }
 }

@@ -72,9 +72,10 @@ impl Ledger {
         oldest.map_or(Duration::ZERO, |batch| now.since(batch.since))
     }
 
-    /// The oldest write that is not durable.
+    /// The oldest write that is not durable; at first the opening of the fresh segment.
     pub(super) fn oldest_waiting(&self) -> Option<BatchSeq> {
-        self.batches.front().map(|batch| batch.seq)
+        let opening = (!self.wal.is_open()).then_some(BatchSeq(1));
+        opening.or(self.batches.front().map(|batch| batch.seq))
     }
 
     /// Hands a write to the log, and returns the batch after which all up to and with

@@ -50,7 +50,7 @@ pub enum OpenError {
     },
     /// There is no log, though there once was one.
     #[error(
-        "the log is gone (no .wal file), but {found}: votes and acknowledged data are missing; \
+        "the log is gone (no .wal file with a part of it), but {found}: votes and acknowledged data are missing; \
          restore the .wal files of this directory, or start the node with --rejoin: that moves its \
          data aside and lets it catch up from its peers"
     )]
@@ -144,7 +144,6 @@ impl<D: Disk> Node<D> {
             kept,
             damaged,
         } = find_snapshots(&mut disk, &config, &files)?;
-        check_log_is_there(&mut disk, &files)?;
         let options = WalOptions {
             node: config.id,
             cluster_id: config.cluster_id,
@@ -153,6 +152,7 @@ impl<D: Disk> Node<D> {
             first_segment_bytes: config.first_segment_bytes,
         };
         let (mut wal, recovered) = Wal::read(&mut disk, options)?;
+        check_log_is_there(recovered.report.segments, &files)?;
         let Recovered {
             mut hard_state,
             snapshot_mark,
@@ -236,18 +236,16 @@ fn check_configurations(entries: &[Entry]) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// A directory in which something was promised has a log.
-fn check_log_is_there<D: Disk>(disk: &mut D, files: &[FileInfo]) -> Result<(), OpenError> {
-    let segments = disk
-        .segments()
-        .map_err(|source| read_error("the data directory", source))?;
+/// A directory in which something was promised has a log; what is there to be recycled
+/// is none.
+fn check_log_is_there(segments: usize, files: &[FileInfo]) -> Result<(), OpenError> {
     let traces = files.iter().find_map(|file| match file.id {
         FileId::Peers => Some("the file `peers` is there"),
         FileId::Snapshot(_) => Some("a snapshot is there"),
         _ => None,
     });
     match traces {
-        Some(found) if segments.is_empty() => Err(OpenError::LogMissing { found }),
+        Some(found) if segments == 0 => Err(OpenError::LogMissing { found }),
         _ => Ok(()),
     }
 }

@@ -15,19 +15,23 @@ use crate::node::core::Node;
 use crate::node::pace::Pace;
 use crate::raft::SnapshotMeta;
 use crate::time::Time;
-use crate::types::{EntryId, Index};
+use crate::types::{Entry, EntryId, Index};
 use crate::wal::Batch;
 
 /// What one turn of the walk produces, in bytes.
 const SLICE_BYTES: usize = 16 << 10;
+/// How many follow each other where much was applied in one turn.
+const SLICES_A_TURN_MAX: usize = 32;
 /// What is handed to the disk in one go: waking its thread for each slice would take the
 /// processor from others more often than the slices do.
 const PIECE_BYTES: usize = 128 << 10;
-/// A walk goes by the clock, and by so many bytes for each byte of entries applied: the log
-/// grows by at most half of the data while they are walked over, however much is written.
+/// A walk goes by the clock, or by so many bytes for each byte of entries applied if that is
+/// faster: the log grows by at most half of the data meanwhile, however much is written.
 const WALKED_FOR_EACH_APPLIED: u64 = 2;
 /// How many entries one turn forgets: to free a long log at once would take milliseconds.
 const COMPACT_ENTRIES: u64 = 1_024;
+/// And how many bytes of them.
+const COMPACT_BYTES: usize = 4 << 20;
 /// What may be on its way to the disk, in bytes.
 const UNWRITTEN_BYTES_MAX: u64 = 1 << 20;
 /// Before-images of keys that change ahead of the walk, in bytes; beyond it the walk
@@ -160,9 +164,9 @@ impl Taking {
     /// A slice was taken.
     fn count(&mut self, now: Time, bytes: u64, bytes_per_sec: u64) {
         self.given += bytes;
-        if self.pace.free() > now {
-            self.credit = self.credit.saturating_sub(bytes);
-        } else {
+        // What the clock allows is no less walked over: the faster of the two counts, not both.
+        self.credit = self.credit.saturating_sub(bytes);
+        if self.pace.free() <= now {
             self.pace.take(now, bytes, bytes_per_sec);
         }
     }
@@ -181,9 +185,11 @@ impl<D: Disk> Node<D> {
         if self.snapshots.taking.is_none() && (self.snapshot_due() || self.backup_due()) {
             self.begin_snapshot();
         }
-        if let Some(taking) = &self.snapshots.taking
-            && taking.due(now) <= now
-        {
+        for _ in 0..SLICES_A_TURN_MAX {
+            let taking = self.snapshots.taking.as_ref();
+            if taking.is_none_or(|taking| taking.due(now) > now) {
+                break;
+            }
             self.walk(now);
         }
     }
@@ -389,13 +395,16 @@ impl<D: Disk> Node<D> {
         let Some(upto) = self.snapshots.forgetting else {
             return;
         };
-        let base = self.raft.log().base().index;
-        if upto > base {
-            let step = Index(base.0 + COMPACT_ENTRIES).min(upto);
-            self.raft.compact(step);
-            if step < upto {
-                return;
-            }
+        let log = self.raft.log();
+        let base = log.base().index;
+        let (mut step, mut bytes) = (base, 0);
+        while step < upto && step.0 < base.0 + COMPACT_ENTRIES && bytes < COMPACT_BYTES {
+            step = step.next();
+            bytes += log.get(step).map_or(0, Entry::size_bytes);
+        }
+        self.raft.compact(step);
+        if step < upto {
+            return;
         }
         self.snapshots.forgetting = None;
         // An installed snapshot may have moved the log's beginning too.

@@ -23,6 +23,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use log::{debug, info, warn};
 use rand::TryRng;
@@ -187,13 +188,14 @@ impl Server {
             clock,
             taken_bytes: vec![0; options.tuning.reactors],
         };
+        let disk_give_up = options.tuning.disk_give_up;
         // Behind the reactors, so that with one reactor fewer than cores each has its own.
         let core = cores.of(options.tuning.reactors);
         let raft = std::thread::Builder::new()
             .name("raft".to_owned())
             .spawn(move || {
                 core.pin();
-                run_raft(raft_thread)
+                run_raft(raft_thread, disk_give_up)
             })
             .map_err(system("start the raft thread"))?;
         Ok(Server {
@@ -378,15 +380,32 @@ fn start_reactors(
     Ok((threads, stops, outbox))
 }
 
-fn run_raft(thread: RaftThread<FileDisk>) -> Ending {
+fn run_raft(thread: RaftThread<FileDisk>, disk_give_up: Option<Duration>) -> Ending {
     let (ending, disk) = thread.run();
     if matches!(ending, Ending::DiskHangs(_)) {
         // To end its threads would be to wait for them.
         std::mem::forget(disk);
         return ending;
     }
-    // Whatever was promised is on disk; what is left to write may as well be.
-    drop(disk);
+    // Whatever was promised is on disk; what is left to write may as well be, if the disk
+    // takes it.
+    let (done, ended) = crossbeam_channel::bounded(1);
+    let end = std::thread::Builder::new()
+        .name("disk-end".to_owned())
+        .spawn(move || {
+            drop(disk);
+            // Whoever waited may have gone.
+            let _ = done.send(());
+        });
+    let ended = match (end, disk_give_up) {
+        // Without a thread the disk was dropped on the spot.
+        (Err(_), _) => true,
+        (Ok(thread), None) => thread.join().is_ok(),
+        (Ok(_), Some(limit)) => ended.recv_timeout(limit).is_ok(),
+    };
+    if !ended {
+        warn!(target: "RaftClerk", "the disk hangs: what was not promised to anybody is left unwritten");
+    }
     ending
 }
 

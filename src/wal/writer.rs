@@ -569,6 +569,13 @@ impl Wal {
             // for as long as it finds the segment before: so there has to be a gap.
             self.discard(disk, oldest.info, at + 2 != count);
         }
+        if count == 1
+            && let [.., before, newest] = self.spares.as_slice()
+            && before.id.0 + 1 == newest.id.0
+        {
+            let at = self.spares.len() - 2;
+            disk.remove_segment(self.spares.remove(at).id);
+        }
         if count > 0 {
             self.begun = 0;
         }

@@ -1,6 +1,6 @@
 //! A disk for tests that knows every state a power failure may leave it in.
 //!
-//! It does what [`FileDisk`](super::FileDisk)'s three threads ask of the system, one call
+//! It does what [`FileDisk`](super::FileDisk)'s threads ask of the system, one call
 //! at a time: the owner says whose turn it is. Behind it stands a file system that keeps
 //! apart what is on the device and what is not, for the content of files (page by page,
 //! each with all versions since its last sync) and for names (each operation on the

@@ -23,8 +23,17 @@ const HELD_US: u64 = 600_000_000;
 struct Holder(Child);
 
 impl Holder {
-    /// Returns when the process is held. `None` if there is no tracer, or it may not trace.
+    /// Returns when the process is held. `None`, and a message, if there is no tracer, or it may
+    /// not trace.
     fn hold(cluster: &TestCluster, node: usize) -> Option<Holder> {
+        let holder = Holder::try_hold(cluster, node);
+        if holder.is_none() {
+            println!("skipped: strace is not there, or may not trace");
+        }
+        holder
+    }
+
+    fn try_hold(cluster: &TestCluster, node: usize) -> Option<Holder> {
         let pid = cluster.pid(node).as_raw_nonzero().to_string();
         let inject = format!("inject=msync:delay_enter={HELD_US}");
         let started = Command::new("strace")
@@ -75,7 +84,6 @@ fn a_leader_whose_disk_hangs_gives_up_leadership_and_ends_and_nothing_is_lost() 
     let mut client = Client::new(cluster.clients());
     write(&mut client, 0..20);
     let Some(holder) = Holder::hold(&cluster, old) else {
-        println!("skipped: strace is not there, or may not trace");
         return;
     };
     let begin = Instant::now();
@@ -121,7 +129,6 @@ fn a_follower_whose_disk_hangs_is_seen_in_status_and_stops_nobody() {
     let follower = (leader + 1) % 3;
     write(&mut client, 0..5);
     let Some(holder) = Holder::hold(&cluster, follower) else {
-        println!("skipped: strace is not there, or may not trace");
         return;
     };
     write(&mut client, 5..50);
@@ -161,7 +168,6 @@ fn a_node_that_is_told_to_stop_does_not_wait_for_a_disk_that_hangs() {
     let follower = (leader + 1) % 3;
     write(&mut client, 0..5);
     let Some(holder) = Holder::hold(&cluster, follower) else {
-        println!("skipped: strace is not there, or may not trace");
         return;
     };
     write(&mut client, 5..20);

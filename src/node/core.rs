@@ -122,7 +122,6 @@ pub struct Node<D: Disk> {
     pub(super) state_check: StateCheck,
     pub(super) space: Space,
     pub(super) disk_watch: DiskWatch,
-    pub(super) disk_hangs: bool,
     pub(super) out: Outputs,
     /// The term that this node leads, as far as its clients have been told.
     leading: Option<Term>,
@@ -170,7 +169,6 @@ impl<D: Disk> Node<D> {
             ticks: Ticks::default(),
             space: Space::default(),
             disk_watch: DiskWatch::default(),
-            disk_hangs: false,
             out: Outputs::default(),
             leading: None,
             failure: None,
@@ -426,12 +424,6 @@ impl<D: Disk> Node<D> {
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
-    }
-
-    /// Whether it has stopped because its disk does: nobody may wait for that disk.
-    #[must_use]
-    pub fn disk_hangs(&self) -> bool {
-        self.disk_hangs
     }
 
     /// Local I/O has failed: stops before anything is promised that may not be so.

@@ -72,12 +72,6 @@ impl Ledger {
         oldest.map_or(Duration::ZERO, |batch| now.since(batch.since))
     }
 
-    /// The oldest write that is not durable; at first the opening of the fresh segment.
-    pub(super) fn oldest_waiting(&self) -> Option<BatchSeq> {
-        let opening = (!self.wal.is_open()).then_some(BatchSeq(1));
-        opening.or(self.batches.front().map(|batch| batch.seq))
-    }
-
     /// Hands a write to the log, and returns the batch after which all up to and with
     /// it is durable.
     fn write<D: Disk>(

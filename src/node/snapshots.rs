@@ -5,7 +5,6 @@
 //! but for a tail for followers that are a little behind, and for what a follower
 //! needs that is being sent a snapshot.
 
-use bytes::Bytes;
 use log::{info, warn};
 
 use crate::disk::{Disk, FileId};
@@ -22,8 +21,8 @@ use crate::wal::Batch;
 const SLICE_BYTES: usize = 16 << 10;
 /// How many follow each other where much was applied in one turn.
 const SLICES_A_TURN_MAX: usize = 32;
-/// What is handed to the disk in one go: waking its thread for each slice would take the
-/// processor from others more often than the slices do.
+/// What is handed to the disk in one go: to wake its thread for each slice, and to be woken by
+/// its answer, would take the processor from others more often than the slices do.
 const PIECE_BYTES: usize = 128 << 10;
 /// A walk goes by the clock, or by so many bytes for each byte of entries applied if that is
 /// faster: the log grows by at most half of the data meanwhile, however much is written.
@@ -62,7 +61,7 @@ pub(super) struct Snapshots {
 struct Taking {
     last: EntryId,
     /// Slices that wait to be handed to the disk together.
-    piece: Vec<Bytes>,
+    piece: Vec<u8>,
     /// Walked over.
     given: u64,
     /// Confirmed to be in the file, though not on the disk.
@@ -172,12 +171,6 @@ impl Taking {
     }
 }
 
-fn hand_over<D: Disk>(disk: &mut D, draft: FileId, piece: &mut Vec<Bytes>) {
-    for slice in piece.drain(..) {
-        disk.append_file(draft, slice);
-    }
-}
-
 impl<D: Disk> Node<D> {
     /// Begins a snapshot when one is due, and takes the next slice of one that runs, if
     /// that is due.
@@ -187,7 +180,7 @@ impl<D: Disk> Node<D> {
         }
         for _ in 0..SLICES_A_TURN_MAX {
             let taking = self.snapshots.taking.as_ref();
-            if taking.is_none_or(|taking| taking.due(now) > now) {
+            if taking.is_none_or(|taking| !taking.has_room() || taking.due(now) > now) {
                 break;
             }
             self.walk(now);
@@ -207,9 +200,10 @@ impl<D: Disk> Node<D> {
             SnapshotStep::Chunk(bytes) => {
                 let rate = self.config.snapshot_write_bytes_per_sec;
                 taking.count(now, bytes.len() as u64, rate);
-                taking.piece.push(bytes);
-                if taking.piece.iter().map(Bytes::len).sum::<usize>() >= PIECE_BYTES {
-                    hand_over(&mut self.disk, draft, &mut taking.piece);
+                taking.piece.extend_from_slice(&bytes);
+                if taking.piece.len() >= PIECE_BYTES {
+                    let piece = std::mem::take(&mut taking.piece);
+                    self.disk.append_file(draft, piece.into());
                 }
             }
             SnapshotStep::Done {
@@ -221,7 +215,8 @@ impl<D: Disk> Node<D> {
                     checksum,
                     total_bytes,
                 });
-                hand_over(&mut self.disk, draft, &mut taking.piece);
+                let piece = std::mem::take(&mut taking.piece);
+                self.disk.append_file(draft, piece.into());
                 self.disk.finish_file(draft, FileId::Snapshot(taking.last));
             }
             SnapshotStep::Abandoned => {

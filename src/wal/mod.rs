@@ -22,6 +22,8 @@ mod accepted;
 mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
+#[cfg(test)]
+mod file_tests;
 mod inspect;
 mod record;
 mod recovery;

@@ -1,7 +1,7 @@
 //! What is known of a log while it is written.
 
 use super::writer::{PAGE_BYTES, Wal};
-use super::{BatchSeq, WalCounters};
+use super::{BatchSeq, Position, WalCounters};
 
 impl Wal {
     /// The last batch that is on the disk, and all before it. Never goes back.
@@ -21,6 +21,14 @@ impl Wal {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.durable.batch >= BatchSeq(1)
+    }
+
+    /// Up to where all is on disk, while anything waits for that; it moves within a batch that
+    /// takes several segments, too.
+    #[must_use]
+    pub fn waits_at(&self) -> Option<Position> {
+        let waits = !self.is_open() || !self.syncs.is_empty() || !self.queue.is_empty();
+        waits.then_some(self.durable.position)
     }
 
     /// How many bytes of batches the segments of the log hold.

@@ -66,7 +66,7 @@ pub(super) enum Next {
 
 /// A sync that was asked for, and what is durable once it is answered.
 #[derive(Clone, Copy, Debug)]
-struct PendingSync {
+pub(super) struct PendingSync {
     token: SyncToken,
     durable: Durable,
 }
@@ -75,7 +75,7 @@ struct PendingSync {
 pub(super) struct Durable {
     pub(super) batch: BatchSeq,
     /// Everything before it is on the disk: the mark of what is written next.
-    position: Position,
+    pub(super) position: Position,
     /// The highest mark that is itself on the disk: recovery will know of it.
     proven: Position,
     snapshot_mark: EntryId,
@@ -112,7 +112,7 @@ pub struct Wal {
     /// Where the segment before the active one ends, until there is an active one.
     continues: Option<Continues>,
     pub(super) queue: VecDeque<Queued>,
-    syncs: VecDeque<PendingSync>,
+    pub(super) syncs: VecDeque<PendingSync>,
     pub(super) durable: Durable,
     pub(super) appended: BatchSeq,
     /// The last batch that was written in full.
@@ -268,12 +268,12 @@ impl Wal {
                 self.synced(disk, *token);
                 if self.is_open() {
                     for info in std::mem::take(&mut self.garbage) {
-                        self.discard(disk, info, true);
+                        self.discard(disk, info);
                     }
                 }
             }
             DiskEvent::SegmentReady(id) => {
-                if self.is_last_reopened(*id) {
+                if self.take_reopened(*id) {
                     self.vouch_for_active(disk);
                 } else if let Next::Requested(info) = self.next
                     && info.id == *id
@@ -472,12 +472,12 @@ impl Wal {
         self.written = self.written.max(BatchSeq(1));
     }
 
-    /// A segment is superfluous: keeps it as a spare, if it `may` be one and is of use.
-    fn discard<D: Disk>(&mut self, disk: &mut D, info: SegmentInfo, may: bool) {
+    /// A segment is superfluous: keeps it as a spare, if it is of use as one.
+    fn discard<D: Disk>(&mut self, disk: &mut D, info: SegmentInfo) {
         // Nothing is said any more in what may become another segment.
         self.forget_left(info.id);
         let spares_max = self.begun.max(self.live.len());
-        if may && info.len == self.segment_bytes && self.spares.len() < spares_max {
+        if info.len == self.segment_bytes && self.spares.len() < spares_max {
             self.spares.push(info);
         } else {
             disk.remove_segment(info.id);
@@ -563,21 +563,19 @@ impl Wal {
             |at: usize| self.live[at].max_index < keep_from && self.live[at + 1].info.id <= proven;
         let count = (1..self.live.len()).take_while(|at| superfluous(at - 1));
         let count = count.count();
-        for at in 0..count {
+        if count == 0 {
+            return;
+        }
+        for _ in 0..count {
             let oldest = self.live.pop_front().expect("it was counted");
-            // A spare stays under its name until it is used, and recovery follows the chain
-            // for as long as it finds the segment before: so there has to be a gap.
-            self.discard(disk, oldest.info, at + 2 != count);
+            self.discard(disk, oldest.info);
         }
-        if count == 1
-            && let [.., before, newest] = self.spares.as_slice()
-            && before.id.0 + 1 == newest.id.0
-        {
-            let at = self.spares.len() - 2;
-            disk.remove_segment(self.spares.remove(at).id);
-        }
-        if count > 0 {
-            self.begun = 0;
+        self.begun = 0;
+        // A spare stays under its name until it is used, the newest first, and recovery follows
+        // the chain for as long as it finds the segment before: so there is a gap behind the
+        // newest.
+        if let Some(gap) = self.spares.len().checked_sub(2) {
+            disk.remove_segment(self.spares.remove(gap).id);
         }
     }
 }

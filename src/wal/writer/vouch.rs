@@ -74,8 +74,8 @@ impl Wal {
         }
     }
 
-    /// Whether it is that segment which is ready now.
-    pub(super) fn is_last_reopened(&mut self, id: SegmentId) -> bool {
+    /// Takes in that a segment is ready; whether it is that one.
+    pub(super) fn take_reopened(&mut self, id: SegmentId) -> bool {
         let left = self.left.as_mut().filter(|left| left.id == id);
         left.map(|left| left.is_ready = true).is_some()
     }

@@ -7,7 +7,7 @@ use std::thread;
 use log::{error, info};
 use raftkv::config::{LogArgs, ServerArgs};
 use raftkv::logging::{self, LogHandle, LogOptions, Mode};
-use raftkv::server::{Server, ServerOptions, StopHandle};
+use raftkv::server::{self, Server, ServerOptions, StopHandle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -62,19 +62,32 @@ fn serve(args: ServerArgs, log: LogHandle, levels_file: Option<PathBuf>) -> Resu
         tuning,
         data_dir,
         rejoin,
+        founding,
+        found,
+        addresses_from_file,
         log: _,
     } = args;
     // Signals are blocked out of every other thread by being caught before they start.
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| format!("signals: {e}"))?;
-    let server = Server::start(ServerOptions {
+    let options = ServerOptions {
         id: member.id,
         cluster,
         member,
         tuning,
         data_dir,
         rejoin,
-    })
-    .map_err(|e| e.to_string())?;
+        founding,
+        addresses_from_file,
+    };
+    if found {
+        let birth = server::found(&options).map_err(|e| e.to_string())?;
+        println!(
+            "founded cluster {birth}; start node {} without --found now",
+            member.id.0
+        );
+        return Ok(());
+    }
+    let server = Server::start(options).map_err(|e| e.to_string())?;
     let (stop, handle) = (server.stop_handle(), signals.handle());
     let watcher = thread::spawn(move || watch(signals, &stop, &log, levels_file));
     let ended = server.wait();

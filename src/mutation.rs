@@ -69,15 +69,19 @@ mod switch {
         StaleTailKept,
         /// A repeated write is applied again.
         AppliedTwice,
-        /// Who has lost its directory votes at once.
+        /// A directory that is not established votes at once, below feature level 1.
         ForgetfulVoter,
+        /// A message for an earlier directory of the node is taken in.
+        AnyIncarnation,
+        /// A vote is remembered by the node alone, whatever its directory.
+        VoteByNode,
         /// A node applies some entries differently from the others.
         AppliedDifferently,
     }
 
     impl Mutation {
         /// Those of the core, which its scripts show.
-        pub(crate) const OF_CORE: [Mutation; 17] = [
+        pub(crate) const OF_CORE: [Mutation; 19] = [
             Mutation::VoteNotPersisted,
             Mutation::SecondVote,
             Mutation::VoteForShorterLog,
@@ -95,6 +99,8 @@ mod switch {
             Mutation::MatchingTailDropped,
             Mutation::StaleTailKept,
             Mutation::ForgetfulVoter,
+            Mutation::AnyIncarnation,
+            Mutation::VoteByNode,
         ];
         /// Those that only whole nodes can have.
         pub(crate) const OF_NODE: [Mutation; 6] = [

@@ -19,6 +19,82 @@ impl fmt::Display for NodeId {
     }
 }
 
+/// Names one data directory of a node: a random number drawn when the directory is made,
+/// never 0.
+///
+/// A node whose directory was lost returns under another incarnation. It has forgotten its
+/// votes and its log, so it is another server in the sense of the paper.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Incarnation(pub u64);
+
+impl Incarnation {
+    /// An incarnation that is not known: all there is below feature level 1.
+    pub const NONE: Incarnation = Incarnation(0);
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A server in the sense of the paper: a node together with the data directory that keeps
+/// its promises. Votes, acknowledgements and memberships belong to servers, not to nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Server {
+    /// The node.
+    pub id: NodeId,
+    /// Its data directory.
+    pub incarnation: Incarnation,
+}
+
+impl Server {
+    /// A server from plain numbers.
+    #[must_use]
+    pub const fn new(id: u64, incarnation: u64) -> Server {
+        Server {
+            id: NodeId(id),
+            incarnation: Incarnation(incarnation),
+        }
+    }
+
+    /// The node `id` whatever its directory: how members are counted below feature level 1.
+    #[must_use]
+    pub const fn any(id: NodeId) -> Server {
+        Server {
+            id,
+            incarnation: Incarnation::NONE,
+        }
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.incarnation {
+            Incarnation::NONE => self.id.fmt(f),
+            incarnation => write!(f, "{}/{incarnation}", self.id),
+        }
+    }
+}
+
+/// Names one founding of a cluster: a random number that the founder draws and that the
+/// first entry of the log carries. Clusters of different births share nothing, whatever
+/// their addresses and node ids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Birth(pub u64);
+
+impl Birth {
+    /// No birth: a directory that has not been founded or adopted, or a cluster below
+    /// feature level 1.
+    pub const NONE: Birth = Birth(0);
+}
+
+impl fmt::Display for Birth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 /// A term: Raft's logical clock (paper §5.1). At most one leader in each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Term(pub u64);
@@ -157,6 +233,7 @@ impl Entry {
 pub struct HardState {
     /// The latest term this node has seen; never goes back.
     pub term: Term,
-    /// Whom it voted for in that term.
-    pub voted_for: Option<NodeId>,
+    /// The server that it voted for in that term. Without an incarnation if the vote was
+    /// given below feature level 1.
+    pub voted_for: Option<Server>,
 }

@@ -27,6 +27,11 @@ pub fn goal(words: &[&str], learner: bool) -> Option<Goal> {
         ["promote", n] => Goal::Promote(id(n)?),
         ["demote", n] => Goal::Demote(id(n)?),
         ["remove", n] => Goal::Remove(id(n)?),
+        ["move", n, peer, client] => Goal::Move {
+            id: id(n)?,
+            peer: addr(peer)?,
+            client: addr(client)?,
+        },
         ["replace", old, n, peer, client] => Goal::Replace {
             old: id(old)?,
             id: id(n)?,

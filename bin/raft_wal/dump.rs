@@ -7,7 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 use raftkv::disk::{DirReader, Entry, FileId, SegmentId};
 use raftkv::kv::{Command, WriteOp};
-use raftkv::node::{PeersFile, inspect_peers};
+use raftkv::node::was_established;
 use raftkv::raft::Configuration;
 use raftkv::types::HardState;
 use raftkv::wal::{HeaderState, Item, Position, inspect_header, inspect_segment};
@@ -63,8 +63,13 @@ fn dump_entry(reader: &DirReader, entry: Entry, out: &mut impl Write) -> Result<
                     .map_or("none".into(), |old| format!("{old:016x}"));
                 writeln!(
                     out,
-                    "meta node={} cluster={:016x} incarnation={:016x} replaces={replaces}",
-                    meta.node.0, meta.cluster_id, meta.incarnation
+                    "meta version={} node={} cluster={:016x} incarnation={:016x} replaces={replaces} birth={} was_voter={}",
+                    meta.version,
+                    meta.node.0,
+                    meta.cluster_id,
+                    meta.incarnation,
+                    meta.birth,
+                    meta.was_voter
                 )?;
                 Ok(true)
             }
@@ -161,7 +166,7 @@ fn show(out: &mut impl Write, at: u64, item: Item<'_>) -> io::Result<()> {
             position(mark)
         ),
         Item::HardState(HardState { term, voted_for }) => {
-            let vote = voted_for.map_or("none".to_owned(), |node| node.0.to_string());
+            let vote = voted_for.map_or("none".to_owned(), |server| server.to_string());
             writeln!(out, "  {at} hard_state term={term} voted_for={vote}")
         }
         Item::Truncate(from) => writeln!(out, "  {at} truncate from={from}"),
@@ -205,15 +210,22 @@ fn operation<B: AsRef<[u8]>>(op: &WriteOp<B>) -> String {
 fn members(data: &[u8]) -> String {
     match Configuration::decode(data) {
         Ok(configuration) => {
-            let each = configuration.members().map(|(id, _)| id.0.to_string());
-            format!(" members={}", each.collect::<Vec<_>>().join(","))
+            let each = configuration
+                .members()
+                .map(|(server, _)| server.to_string());
+            let each = each.collect::<Vec<_>>().join(",");
+            format!(
+                " level={} birth={} members={each}",
+                configuration.level(),
+                configuration.birth()
+            )
         }
         Err(_) => " not known here".to_owned(),
     }
 }
 
 fn dump_peers(content: &[u8], out: &mut impl Write) -> Result<bool, Failure> {
-    let Some(PeersFile { may_vote, known }) = inspect_peers(content) else {
+    let Some(may_vote) = was_established(content) else {
         return damaged(
             out,
             "peers",
@@ -221,13 +233,6 @@ fn dump_peers(content: &[u8], out: &mut impl Write) -> Result<bool, Failure> {
         );
     };
     writeln!(out, "peers may_vote={may_vote}")?;
-    for peer in known {
-        writeln!(
-            out,
-            "  peer {} incarnation={:016x} lost={}",
-            peer.id.0, peer.incarnation, peer.lost
-        )?;
-    }
     Ok(true)
 }
 

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use raftkv::disk::{DirReader, Entry, FileId, Meta};
 use raftkv::kv::{Restore, SessionLimits, SnapshotError, SnapshotInfo};
-use raftkv::node::{OpenError, PeersFile, inspect_peers};
-use raftkv::types::{EntryId, Payload};
+use raftkv::node::{OpenError, was_established};
+use raftkv::types::{Birth, EntryId, Payload};
 use raftkv::wal::{HeaderState, Recovered, WalOptions, inspect_header, verify_log};
 use serde::Serialize;
 
@@ -35,8 +35,12 @@ pub struct Stats {
     incarnation: Option<String>,
     /// The incarnation of a damaged directory whose place it took.
     replaces: Option<String>,
+    /// The cluster that the directory belongs to, if it was founded or adopted.
+    birth: Option<String>,
+    /// Whether a configuration has named the directory a voter.
+    was_voter: Option<bool>,
+    /// By the file `peers` of the version before: whether the node took part in elections.
     may_vote: Option<bool>,
-    peers_known: Option<usize>,
     segments: usize,
     /// Those that are part of the log.
     segments_live: usize,
@@ -156,9 +160,12 @@ impl Look {
                 self.stats.cluster = Some(format!("{:016x}", meta.cluster_id));
                 self.stats.incarnation = Some(format!("{:016x}", meta.incarnation));
                 self.stats.replaces = meta.replaces.map(|old| format!("{old:016x}"));
+                let is_born = meta.birth != Birth::NONE;
+                self.stats.birth = is_born.then(|| meta.birth.to_string());
+                self.stats.was_voter = is_born.then_some(meta.was_voter);
                 self.notes.push(format!(
-                    "meta: node {} of cluster {:016x}, incarnation {:016x}",
-                    meta.node.0, meta.cluster_id, meta.incarnation
+                    "meta: node {} of cluster {:016x}, incarnation {:016x}, birth {}",
+                    meta.node.0, meta.cluster_id, meta.incarnation, meta.birth
                 ));
                 Some(meta)
             }
@@ -183,12 +190,10 @@ impl Look {
             content.extend_from_slice(piece);
             content.len() <= READ_BYTES
         })?;
-        match inspect_peers(&content) {
-            Some(PeersFile { may_vote, known }) => {
+        match was_established(&content) {
+            Some(may_vote) => {
                 self.stats.may_vote = Some(may_vote);
-                self.stats.peers_known = Some(known.len());
-                self.notes
-                    .push(format!("peers: may_vote={may_vote} known={}", known.len()));
+                self.notes.push(format!("peers: may_vote={may_vote}"));
             }
             None => self.problems.push(OpenError::Peers.to_string()),
         }
@@ -287,7 +292,8 @@ impl Look {
     fn no_log(&mut self) {
         let found = match () {
             () if !self.stats.snapshots.is_empty() => "a snapshot is there",
-            () if self.stats.peers_known.is_some() => "the file `peers` is there",
+            () if self.stats.may_vote.is_some() => "the file `peers` is there",
+            () if self.stats.birth.is_some() => "`meta` names the cluster that it belonged to",
             () => return self.notes.push("log: none yet".to_owned()),
         };
         let problem = OpenError::LogMissing { found };
@@ -300,7 +306,7 @@ impl Look {
         let last = last.unwrap_or(recovered.snapshot_mark);
         stats.batch_bytes = recovered.report.bytes;
         stats.term = Some(recovered.hard_state.term.0);
-        stats.voted_for = recovered.hard_state.voted_for.map(|node| node.0);
+        stats.voted_for = recovered.hard_state.voted_for.map(|server| server.id.0);
         stats.log_begins_behind = Some(recovered.snapshot_mark.index.0);
         stats.last_index = Some(last.index.0);
         stats.entries = recovered.entries.len();
@@ -337,12 +343,11 @@ fn owner_by_log(reader: &DirReader, entries: &[(Entry, u64)]) -> Option<Meta> {
             let file = reader.open(entry).ok()?;
             file.take(HEADER_BYTES as u64).read_to_end(&mut page).ok()?;
             match inspect_header(&page) {
-                HeaderState::Valid(header) => Some(Meta {
-                    cluster_id: header.cluster_id,
-                    node: header.node,
-                    incarnation: header.incarnation,
-                    replaces: None,
-                }),
+                HeaderState::Valid(header) => Some(Meta::new(
+                    header.node,
+                    header.cluster_id,
+                    header.incarnation,
+                )),
                 HeaderState::Newer | HeaderState::Invalid => None,
             }
         })

@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use raftkv::raft::{Accepted, Body, Config, Configuration, Log, Message, Raft, RoleName};
 use raftkv::time::Time;
-use raftkv::types::{Entry, EntryId, HardState, Index, NodeId, Payload};
+use raftkv::types::{
+    Birth, Entry, EntryId, HardState, Incarnation, Index, NodeId, Payload, Server,
+};
 
 use super::{Workload, repeated};
 
@@ -16,19 +18,22 @@ pub(super) const WORKLOADS: [Workload; 2] = [
 ];
 
 const BATCH: u64 = 24;
+const BIRTH: Birth = Birth(1);
 /// No timer is due while this is measured.
 const NOW: Time = Time::from_millis(10_000);
 
 fn node(id: u64) -> Raft {
+    let first_members = Configuration::of_voters(
+        (0..3).map(|id| (NodeId(id), 0, format!("p{id}"), format!("c{id}"))),
+    );
     let config = Config {
-        id: NodeId(id),
-        configuration: Configuration::of_voters(
-            (0..3).map(|id| (NodeId(id), 0, format!("p{id}"), format!("c{id}"))),
-        ),
+        server: Server::new(id, 1),
+        configuration: first_members.upgraded(BIRTH, |_| Incarnation(1)),
+        first_members,
         election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
         heartbeat: Duration::from_millis(50),
         seed: 1,
-        lost_directory: false,
+        established: false,
         read_lease: false,
         disk_patience: Duration::from_secs(2),
     };
@@ -38,8 +43,9 @@ fn node(id: u64) -> Raft {
 
 fn message(from: u64, to: u64, term: raftkv::types::Term, body: Body) -> Message {
     Message {
-        from: NodeId(from),
-        to: NodeId(to),
+        birth: BIRTH,
+        from: Server::new(from, 1),
+        to: Server::new(to, 1),
         term,
         call: 0,
         lost_directory: false,

@@ -60,6 +60,15 @@ pub enum Goal {
         /// Where it listens for clients.
         client: SocketAddr,
     },
+    /// A member is reached at other addresses.
+    Move {
+        /// The member.
+        id: u64,
+        /// Its address for peers.
+        peer: SocketAddr,
+        /// Its address for clients.
+        client: SocketAddr,
+    },
     /// A node leads.
     Lead(u64),
 }
@@ -196,7 +205,14 @@ impl Pursuit {
             Goal::Demote(id) if member(id).is_none() => unknown(id),
             Goal::Demote(id) if !votes(id) => Ok(Missing::Nothing),
             Goal::Demote(id) => one(Kind::Demote, id),
-            Goal::Remove(id) if member(id).is_some() => one(Kind::Remove, id),
+            Goal::Move { id, .. } if member(id).is_none() => unknown(id),
+            Goal::Move { id, peer, client } => match member(id) {
+                Some(known) if lives_at(known, peer, client) => Ok(Missing::Nothing),
+                _ => Ok(at(change(Kind::Move, id), peer, client)),
+            },
+            Goal::Remove(id) if member(id).is_some() || leader.pending.contains(&id) => {
+                one(Kind::Remove, id)
+            }
             Goal::Remove(id) if !self.begun => unknown(id),
             Goal::Remove(_) => Ok(Missing::Nothing),
             Goal::Replace {
@@ -280,7 +296,7 @@ enum Missing {
 }
 
 fn is_settled(member: &MemberStatus) -> bool {
-    matches!(member.standing.as_str(), "voter" | "learner")
+    matches!(member.standing.as_str(), "voter" | "learner" | "entering")
 }
 
 fn lives_at(member: &MemberStatus, peer: SocketAddr, client: SocketAddr) -> bool {
@@ -296,10 +312,14 @@ fn change(kind: Kind, id: u64) -> MemberChange {
 }
 
 fn add(id: u64, peer: SocketAddr, client: SocketAddr) -> Missing {
+    at(change(Kind::AddLearner, id), peer, client)
+}
+
+fn at(change: MemberChange, peer: SocketAddr, client: SocketAddr) -> Missing {
     Missing::Changes(vec![MemberChange {
         peer: peer.to_string(),
         client: client.to_string(),
-        ..change(Kind::AddLearner, id)
+        ..change
     }])
 }
 

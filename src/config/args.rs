@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::config::{Cluster, Config, Member, Tuning, limit_ms};
+use crate::config::{Cluster, Config, Founding, Member, Tuning, limit_ms};
 use crate::types::NodeId;
 
 /// The original's `return -1`.
@@ -44,11 +44,18 @@ struct Cli {
     /// Where raftnode_N/ is made
     #[arg(long, value_name = "DIR", default_value = ".")]
     data_dir: PathBuf,
-    /// If this node's data is damaged or gone, move what there is of it aside (kept, in
-    /// raftnode_N/aside-K/) and catch up from the other nodes; no vote until then. Data that is
-    /// intact is used as it is
+    /// If this node's data is damaged, move it aside (kept, in raftnode_N/aside-K/) and catch up
+    /// from the other nodes; no vote until then. Data that is intact is used as it is
     #[arg(long)]
     rejoin: bool,
+    /// Found the cluster in a new data directory, and exit: for a cluster of one, or one whose
+    /// first members do not all start at once. Once in the life of a cluster
+    #[arg(long, requires = "cluster", conflicts_with_all = ["join", "rejoin"])]
+    found: bool,
+    /// Reach the other nodes at the addresses in the cluster file, whatever the log says: after all
+    /// addresses have changed. Kept in the data directory until the log has others
+    #[arg(long, requires = "cluster")]
+    addresses_from_file: bool,
     /// Event loops [default: cores - 1]
     #[arg(long, value_name = "N")]
     reactors: Option<usize>,
@@ -143,6 +150,12 @@ pub struct ServerArgs {
     pub data_dir: PathBuf,
     /// Whether a damaged directory makes room for a new one.
     pub rejoin: bool,
+    /// When a new directory founds the cluster by itself.
+    pub founding: Founding,
+    /// Whether to found the cluster now, and exit.
+    pub found: bool,
+    /// Whether the cluster file's addresses count, not those in the log.
+    pub addresses_from_file: bool,
     /// For [`crate::logging`].
     pub log: LogArgs,
 }
@@ -226,6 +239,11 @@ impl ServerArgs {
         if cli.rejoin && config.cluster.members().iter().all(|other| other.id == id) {
             return Err(ArgsExit::usage(NOBODY_TO_REJOIN));
         }
+        let founding = match (&cli.cluster, cli.join) {
+            (None, None) => Founding::Majority,
+            (Some(_), None) => Founding::AllFirstMembers,
+            (_, Some(_)) => Founding::Never,
+        };
         let tuning = cli.tune(config.tuning);
         tuning.check().map_err(ArgsExit::usage)?;
         Ok(ServerArgs {
@@ -234,6 +252,9 @@ impl ServerArgs {
             tuning,
             data_dir: cli.data_dir,
             rejoin: cli.rejoin,
+            founding,
+            found: cli.found,
+            addresses_from_file: cli.addresses_from_file,
             log: cli.log,
         })
     }

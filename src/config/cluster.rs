@@ -17,6 +17,20 @@ const DEFAULT_CLIENT_PORT: u16 = 4397;
 /// The name space of cluster ids: fixed for ever, for the ids are on disk.
 const CLUSTER_ID_NAMESPACE: Uuid = Uuid::from_u128(0x8d2f_6e43_57b1_4c0a_9a3e_1f0c_5b7d_2e64);
 
+/// When a new directory founds a cluster by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Founding {
+    /// Every first member is connected and has a new directory; the lowest id founds. Safe
+    /// whichever directories were lost.
+    AllFirstMembers,
+    /// A majority of the first members is connected and new; the lowest of them founds, the
+    /// lowest first member at once. For the built-in cluster: if a majority of its
+    /// directories is lost, it is founded anew.
+    Majority,
+    /// Never: it was not one of the first members, or the operator founds.
+    Never,
+}
+
 /// One node of the cluster and where it listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {

@@ -10,7 +10,7 @@ mod file;
 mod tuning;
 
 pub use args::{ArgsExit, LogArgs, ServerArgs};
-pub use cluster::{Cluster, Member};
+pub use cluster::{Cluster, Founding, Member};
 pub use file::Config;
 pub use tuning::Tuning;
 

@@ -26,10 +26,9 @@ use rustix::fs::FlockOperation;
 use super::calls;
 use super::file_name::{DRAFT_SUFFIX, is_stale_draft, parse_segment};
 use super::is_no_space;
+use super::meta::{Meta, MetaError, VERSION};
 use crate::types::NodeId;
 
-const TITLE: &str = "ww-raftkv data directory";
-const VERSION: u64 = 1;
 /// A `meta` is far shorter; no more is read of whatever is there.
 const META_BYTES_MAX: u64 = 4096;
 
@@ -145,67 +144,6 @@ impl OpenError {
     }
 }
 
-/// What `meta` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Meta {
-    /// A hash of the first members.
-    pub cluster_id: u64,
-    /// Whose directory it is.
-    pub node: NodeId,
-    /// Names the directory: random, never 0.
-    pub incarnation: u64,
-    /// The incarnation of the directory whose place it takes, 0 if nobody knows it.
-    pub replaces: Option<u64>,
-}
-
-enum MetaError {
-    Newer(u64),
-    Bad(&'static str),
-}
-
-impl Meta {
-    fn encode(&self) -> String {
-        let replaces = self.replaces;
-        let replaces = replaces.map_or(String::new(), |old| format!("replaces {old:016x}\n"));
-        let body = format!(
-            "{TITLE}\nversion {VERSION}\ncluster {:016x}\nnode {}\nincarnation {:016x}\n{replaces}",
-            self.cluster_id, self.node.0, self.incarnation
-        );
-        let crc = crc32fast::hash(body.as_bytes());
-        format!("{body}crc32 {crc:08x}\n")
-    }
-
-    fn decode(text: &str) -> Result<Meta, MetaError> {
-        let field = |name: &str, radix: u32| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-            u64::from_str_radix(line.strip_prefix(' ')?, radix).ok()
-        };
-        if text.lines().next() != Some(TITLE) {
-            return Err(MetaError::Bad("is not the description of a data directory"));
-        }
-        // The version first: in a newer one the rest may look different.
-        match field("version", 10) {
-            Some(VERSION) => {}
-            Some(newer @ 2..) => return Err(MetaError::Newer(newer)),
-            _ => return Err(MetaError::Bad("has no version")),
-        }
-        let damaged = || MetaError::Bad("is damaged: its checksum is wrong");
-        let (body, _) = text.rsplit_once("crc32").ok_or_else(damaged)?;
-        if field("crc32", 16) != Some(u64::from(crc32fast::hash(body.as_bytes()))) {
-            return Err(damaged());
-        }
-        let read = || {
-            Some(Meta {
-                cluster_id: field("cluster", 16)?,
-                node: NodeId(field("node", 10)?),
-                incarnation: field("incarnation", 16).filter(|incarnation| *incarnation != 0)?,
-                replaces: field("replaces", 16),
-            })
-        };
-        read().ok_or(MetaError::Bad("lacks a field"))
-    }
-}
-
 /// A node's data directory, locked for as long as this lives.
 #[derive(Debug)]
 pub struct DataDir {
@@ -223,24 +161,6 @@ impl DataDir {
     /// When it is in use, of another node or cluster, of a newer version, damaged, or
     /// cannot be written.
     pub fn open(dir: &Path, node: NodeId, cluster_id: u64) -> Result<DataDir, OpenError> {
-        DataDir::open_as(dir, node, cluster_id, None)
-    }
-
-    /// As [`DataDir::open`]; if there is none, the new one takes the place of one that
-    /// was lost ([`DataDir::rejoins`]).
-    ///
-    /// # Errors
-    /// As [`DataDir::open`].
-    pub fn open_rejoining(dir: &Path, node: NodeId, cluster_id: u64) -> Result<DataDir, OpenError> {
-        DataDir::open_as(dir, node, cluster_id, Some(0))
-    }
-
-    fn open_as(
-        dir: &Path,
-        node: NodeId,
-        cluster_id: u64,
-        replaces: Option<u64>,
-    ) -> Result<DataDir, OpenError> {
         let path = node_path(dir, node);
         match fs::metadata(&path) {
             Ok(found) if !found.is_dir() => return Err(OpenError::NotADirectory { path }),
@@ -256,7 +176,7 @@ impl DataDir {
         let mut lock = lock(&path)?;
         let (meta, is_new) = match read_meta(&path)? {
             Some(meta) => (meta, false),
-            None => (create_meta(&path, node, cluster_id, replaces)?, true),
+            None => (create_meta(&path, node, cluster_id, None)?, true),
         };
         check_owner(&path, &meta, node, cluster_id)?;
         sign(&mut lock, &path)?;
@@ -281,24 +201,10 @@ impl DataDir {
         self.meta.node
     }
 
-    /// The cluster that the node belongs to.
+    /// Its description, as it was at the start.
     #[must_use]
-    pub fn cluster_id(&self) -> u64 {
-        self.meta.cluster_id
-    }
-
-    /// A random number, never 0, drawn when the directory was made: a node that lost
-    /// its directory comes back with another one.
-    #[must_use]
-    pub fn incarnation(&self) -> u64 {
-        self.meta.incarnation
-    }
-
-    /// Whether it takes the place of one that was damaged or lost: the node has
-    /// forgotten votes and entries, whether its peers know it or not.
-    #[must_use]
-    pub fn rejoins(&self) -> bool {
-        self.meta.replaces.is_some()
+    pub fn meta(&self) -> &Meta {
+        &self.meta
     }
 
     /// Whether it was made just now.
@@ -326,7 +232,9 @@ pub(super) fn check_owner(
             expected: node.0,
         });
     }
-    if meta.cluster_id != cluster_id {
+    // First members matter until the cluster is founded; from then on its birth names it,
+    // and the cluster file may be edited.
+    if meta.version == 1 && meta.cluster_id != cluster_id {
         return Err(OpenError::ForeignCluster {
             path,
             found: meta.cluster_id,
@@ -449,10 +357,8 @@ pub(super) fn create_meta(
         incarnation = random().map_err(failed)?;
     }
     let meta = Meta {
-        cluster_id,
-        node,
-        incarnation,
         replaces,
+        ..Meta::new(node, cluster_id, incarnation)
     };
     let draft = dir.join(format!("meta{DRAFT_SUFFIX}"));
     let write = || {

@@ -110,7 +110,7 @@ impl Run {
             && self.store(3, 100, 3)
             && self.segment(6, Some(EARLIER.0))
             && self.store(6, 0, 6)
-            && self.file(FileId::PeersDraft, FileId::Peers)
+            && self.file(FileId::MetaDraft, FileId::Peers)
             && self.file(FileId::SnapshotDraft(last), FileId::Snapshot(last))
             && self.read(FileId::Snapshot(last))
             && self.removals(last)

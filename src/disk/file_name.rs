@@ -35,8 +35,9 @@ pub(super) fn file(id: FileId) -> String {
             snapshot(last),
             leader.0
         ),
+        FileId::Meta => "meta".into(),
+        FileId::MetaDraft => "meta.draft".into(),
         FileId::Peers => "peers".into(),
-        FileId::PeersDraft => "peers.draft".into(),
     }
 }
 
@@ -55,8 +56,9 @@ pub(super) fn parse_segment(name: &str) -> Option<SegmentId> {
 
 pub(super) fn parse_file(name: &str) -> Option<FileId> {
     match name {
+        "meta" => return Some(FileId::Meta),
+        "meta.draft" => return Some(FileId::MetaDraft),
         "peers" => return Some(FileId::Peers),
-        "peers.draft" => return Some(FileId::PeersDraft),
         _ => {}
     }
     let (numbers, suffix) = name.split_once('.')?;
@@ -80,7 +82,6 @@ pub(super) fn parse_file(name: &str) -> Option<FileId> {
 /// Whether it is something that was begun by an earlier run and is of no use now.
 pub(super) fn is_stale_draft(name: &str) -> bool {
     match name.strip_suffix(DRAFT_SUFFIX) {
-        Some("meta") => true,
         Some(segment) if parse_segment(segment).is_some() => true,
         Some(name)
             if name
@@ -91,7 +92,7 @@ pub(super) fn is_stale_draft(name: &str) -> bool {
         }
         _ => matches!(
             parse_file(name),
-            Some(FileId::SnapshotDraft(_) | FileId::PeersDraft)
+            Some(FileId::SnapshotDraft(_) | FileId::MetaDraft)
         ),
     }
 }
@@ -111,8 +112,9 @@ mod tests {
                 checksum: 0xfedc,
                 leader: NodeId(u64::MAX),
             },
+            FileId::Meta,
+            FileId::MetaDraft,
             FileId::Peers,
-            FileId::PeersDraft,
         ];
         for id in ids {
             assert_eq!(parse_file(&file(id)), Some(id));

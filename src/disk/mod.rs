@@ -18,6 +18,7 @@ mod file_name;
 mod file_remover;
 mod file_writer;
 mod log_writer;
+mod meta;
 mod reader;
 mod rejoin;
 mod segment_maker;
@@ -37,8 +38,9 @@ use bytes::Bytes;
 use crate::mem::Buffer;
 use crate::types::EntryId;
 
-pub use data_dir::{DataDir, Meta, OpenError};
+pub use data_dir::{DataDir, OpenError};
 pub use file::FileDisk;
+pub use meta::{AddressOverride, Meta};
 pub use reader::{DirReader, Entry};
 pub use sim::SimDisk;
 pub use worker::EventSink;
@@ -69,10 +71,13 @@ pub enum FileId {
         /// The node that took it.
         leader: crate::types::NodeId,
     },
-    /// The incarnations of the peers, as first met.
-    Peers,
+    /// The description of the directory; see [`Meta`].
+    Meta,
     /// The same, while it is being written.
-    PeersDraft,
+    MetaDraft,
+    /// What the version before knew of its peers: among other things, whether this node
+    /// took part in elections. It is read, and not written any more.
+    Peers,
 }
 
 /// A file that exists.

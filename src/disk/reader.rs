@@ -5,9 +5,10 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::data_dir::{Meta, OpenError, read_meta};
+use super::data_dir::{OpenError, read_meta};
 use super::file_name::{self, parse_file, parse_segment};
 use super::file_writer::read_at;
+use super::meta::Meta;
 use super::{FileId, LogSource, SegmentId, SegmentInfo};
 
 /// What a name in a data directory stands for.

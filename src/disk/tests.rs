@@ -248,7 +248,7 @@ fn a_file_is_there_once_it_is_finished<H: Harness>(mut h: H) {
     let (id, offset) = (snapshot, 1_499_999);
     assert_eq!(h.event(), DiskEvent::FileRead { id, offset, data });
     let mut h = h.restart();
-    let infos = h.disk().files().expect("a list");
+    let infos = files(h.disk());
     let len = 1_500_000;
     assert_eq!(infos, [FileInfo { id: snapshot, len }]);
     let mut buf = [0; 10];
@@ -259,7 +259,14 @@ fn a_file_is_there_once_it_is_finished<H: Harness>(mut h: H) {
     h.disk().read_file(snapshot, 0, 10);
     let (id, offset, data) = (snapshot, 0, Bytes::new());
     assert_eq!(h.event(), DiskEvent::FileRead { id, offset, data });
-    assert_eq!(h.disk().files().expect("a list"), []);
+    assert_eq!(files(h.disk()), []);
+}
+
+/// The files beside `meta`, which every real directory has.
+fn files<D: Disk>(disk: &mut D) -> Vec<FileInfo> {
+    let mut infos = disk.files().expect("a list");
+    infos.retain(|info| info.id != FileId::Meta);
+    infos
 }
 
 fn an_incoming_snapshot_goes_on_after_a_restart<H: Harness>(mut h: H) {
@@ -273,7 +280,7 @@ fn an_incoming_snapshot_goes_on_after_a_restart<H: Harness>(mut h: H) {
         .append_file(incoming, Bytes::from_static(b"first "));
     h.settle();
     let mut h = h.restart();
-    let infos = h.disk().files().expect("a list");
+    let infos = files(h.disk());
     assert_eq!((infos.len(), infos[0].id), (1, incoming));
     h.disk()
         .append_file(incoming, Bytes::from_static(b"second"));
@@ -290,10 +297,10 @@ fn an_incoming_snapshot_goes_on_after_a_restart<H: Harness>(mut h: H) {
 
 fn beginning_a_file_again_empties_it<H: Harness>(mut h: H) {
     for content in [&b"a long first attempt"[..], b"short"] {
-        h.disk().create_file(FileId::PeersDraft);
+        h.disk().create_file(FileId::MetaDraft);
         let data = Bytes::from_static(content);
-        h.disk().append_file(FileId::PeersDraft, data.clone());
-        h.disk().finish_file(FileId::PeersDraft, FileId::Peers);
+        h.disk().append_file(FileId::MetaDraft, data.clone());
+        h.disk().finish_file(FileId::MetaDraft, FileId::Peers);
         h.disk().read_file(FileId::Peers, 0, 100);
         while h.event() != DiskEvent::FileFinished(FileId::Peers) {}
         let (id, offset) = (FileId::Peers, 0);
@@ -301,7 +308,7 @@ fn beginning_a_file_again_empties_it<H: Harness>(mut h: H) {
     }
     // Appending to what does not exist makes nothing.
     h.disk()
-        .append_file(FileId::PeersDraft, Bytes::from_static(b"x"));
+        .append_file(FileId::MetaDraft, Bytes::from_static(b"x"));
     h.settle();
     assert_eq!(h.disk().files().expect("a list").len(), 1);
 }
@@ -442,15 +449,18 @@ fn a_second_process_is_told_who_holds_the_directory() {
 fn a_directory_keeps_its_incarnation_and_a_new_one_has_another() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let first = DataDir::open(dir.path(), NodeId(1), 7).expect("new");
-    assert!(first.is_new() && first.incarnation() != 0);
-    let (path, incarnation) = (first.path().to_path_buf(), first.incarnation());
+    assert!(first.is_new() && first.meta().incarnation != 0);
+    let (path, incarnation) = (first.path().to_path_buf(), first.meta().incarnation);
     drop(first);
     let again = DataDir::open(dir.path(), NodeId(1), 7).expect("there");
-    assert_eq!((again.incarnation(), again.is_new()), (incarnation, false));
+    assert_eq!(
+        (again.meta().incarnation, again.is_new()),
+        (incarnation, false)
+    );
     drop(again);
     fs::remove_dir_all(path).expect("removed");
     let other = DataDir::open(dir.path(), NodeId(1), 7).expect("new");
-    assert_ne!(other.incarnation(), incarnation);
+    assert_ne!(other.meta().incarnation, incarnation);
 }
 
 /// Opens a directory after its `meta` was changed.
@@ -472,7 +482,7 @@ fn a_damaged_or_newer_description_is_refused() {
         ("node 1", "node 2"),
         ("cluster 0000000000000007", "cluster 0000000000000008"),
         ("ww-raftkv", "xx-raftkv"),
-        ("version 1", "version x"),
+        ("version 2", "version x"),
         ("crc32", "crc"),
     ] {
         let error = open_changed(|text| text.replace(from, to));
@@ -480,9 +490,9 @@ fn a_damaged_or_newer_description_is_refused() {
     }
     let error = open_changed(|_| String::new());
     assert!(matches!(error, OpenError::BadMeta { .. }), "{error}");
-    let error = open_changed(|text| text.replace("version 1", "version 2"));
+    let error = open_changed(|text| text.replace("version 2", "version 3"));
     assert!(
-        matches!(error, OpenError::Newer { found: 2, .. }),
+        matches!(error, OpenError::Newer { found: 3, .. }),
         "{error}"
     );
 }
@@ -491,6 +501,14 @@ fn a_damaged_or_newer_description_is_refused() {
 fn a_foreign_directory_is_refused() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     drop(DataDir::open(dir.path(), NodeId(1), 7).expect("new"));
+    let edited = DataDir::open(dir.path(), NodeId(1), 8);
+    drop(edited.expect("a birth names the cluster, and the file may be edited"));
+    let older = Meta {
+        version: 1,
+        ..Meta::new(NodeId(1), 7, 9)
+    };
+    let meta = dir.path().join("raftnode_1").join("meta");
+    fs::write(meta, older.encode()).expect("written");
     let error = DataDir::open(dir.path(), NodeId(1), 8).unwrap_err();
     assert!(matches!(error, OpenError::ForeignCluster { .. }), "{error}");
     let renamed = dir.path().join("raftnode_2");
@@ -532,7 +550,7 @@ fn drafts_are_removed_and_what_is_not_ours_stays() {
         assert!(h.path(name).exists(), "{name}");
     }
     assert_eq!(h.segment_ids(), []);
-    assert_eq!(h.disk().files().expect("a list"), []);
+    assert_eq!(files(h.disk()), []);
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Name {
     fn is_draft(self) -> bool {
         matches!(
             self,
-            Name::SegmentDraft(_) | Name::File(FileId::SnapshotDraft(_) | FileId::PeersDraft)
+            Name::SegmentDraft(_) | Name::File(FileId::SnapshotDraft(_) | FileId::MetaDraft)
         )
     }
 }

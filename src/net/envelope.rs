@@ -10,7 +10,7 @@
 use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use prost::encoding::{
-    DecodeContext, WireType, decode_key, decode_varint, encoded_len_varint, skip_field,
+    DecodeContext, WireType, decode_key, decode_varint, encode_key, encoded_len_varint, skip_field,
 };
 
 mod method;
@@ -27,6 +27,8 @@ const SEQUENCE_ID: u32 = 3;
 const PAYLOAD_SIZE: u32 = 4;
 const PAYLOAD_CHECKSUM: u32 = 5;
 const PAYLOAD: u32 = 6;
+const TO_INCARNATION: u32 = 16;
+const FROM_INCARNATION: u32 = 17;
 
 /// A call or its answer: what a frame carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +41,18 @@ pub struct Envelope {
     pub sequence: u64,
     /// The message, a slice of the frame; its checksum was right.
     pub payload: Bytes,
+    /// The data directories at both ends; 0 where they are not named.
+    pub ends: Ends,
+}
+
+/// The data directories between which nodes exchange a message, by their incarnations.
+/// 0 names none: so it is on client ports, and at nodes of the version before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// The directory that is addressed.
+    pub to: u64,
+    /// The sender's.
+    pub from: u64,
 }
 
 /// What is wrong with a body whose frame was right. The connection can go on.
@@ -87,6 +101,21 @@ pub struct EnvelopeRef<'a> {
     pub sequence: u64,
     /// The message; its checksum was right.
     pub payload: &'a [u8],
+    /// See [`Envelope::ends`].
+    pub ends: Ends,
+}
+
+/// The fields of an envelope that stand before its payload.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// See [`Envelope::service`].
+    pub service: &'a str,
+    /// See [`Envelope::method`].
+    pub method: &'a str,
+    /// See [`Envelope::sequence`].
+    pub sequence: u64,
+    /// See [`Envelope::ends`].
+    pub ends: Ends,
 }
 
 /// [`EnvelopeError`], borrowed from the frame.
@@ -117,6 +146,17 @@ pub fn encode_call(
     });
 }
 
+/// As [`encode_call`], between nodes.
+///
+/// # Panics
+/// As [`encode_call`].
+pub fn encode_peer_call(out: &mut Buffer, head: Head<'_>, payload: &impl Message) {
+    let payload_bytes = payload.encoded_len();
+    encode_with(out, head, payload_bytes, |out| {
+        payload.encode(out).expect("a buffer grows");
+    });
+}
+
 /// Appends a whole frame to `out`, as [`encode_call`] does, with the `payload_bytes`
 /// that `write` appends for its payload.
 ///
@@ -132,12 +172,28 @@ pub fn encode_call_with(
     payload_bytes: usize,
     write: impl FnOnce(&mut Buffer),
 ) {
-    let prefix_bytes = prefix_len(service, method, sequence, payload_bytes);
+    let head = Head {
+        service,
+        method,
+        sequence,
+        ends: Ends::default(),
+    };
+    encode_with(out, head, payload_bytes, write);
+}
+
+#[inline]
+fn encode_with(
+    out: &mut Buffer,
+    head: Head<'_>,
+    payload_bytes: usize,
+    write: impl FnOnce(&mut Buffer),
+) {
+    let prefix_bytes = prefix_len(&head, payload_bytes);
     let end = out.len() + frame::HEADER_BYTES + prefix_bytes + payload_bytes;
     let payload_start = end - payload_bytes;
     // At once: growing step by step would copy what is written already.
     out.reserve(end - out.len());
-    put_prefix(out, (service, method, sequence), payload_bytes, 0);
+    put_prefix(out, &head, payload_bytes, 0);
     assert_eq!(out.len(), payload_start, "the prefix is as long as planned");
     write(out);
     assert_eq!(out.len(), end, "the payload is as long as announced");
@@ -157,18 +213,11 @@ pub fn encode_call_with(
 /// If the frame would be longer than the limit.
 pub fn encode_call_prefix(
     out: &mut Buffer,
-    service: &str,
-    method: &str,
-    sequence: u64,
+    head: Head<'_>,
     payload_bytes: usize,
     payload_checksum: u32,
 ) {
-    put_prefix(
-        out,
-        (service, method, sequence),
-        payload_bytes,
-        payload_checksum,
-    );
+    put_prefix(out, &head, payload_bytes, payload_checksum);
 }
 
 /// The length of the envelope without header and payload. As in proto3, a field with
@@ -176,15 +225,16 @@ pub fn encode_call_prefix(
 /// to be known before the checksum is: in one of 2^32 it is written though it is zero,
 /// which means the same.
 #[inline]
-fn prefix_len(service: &str, method: &str, sequence: u64, payload_bytes: usize) -> usize {
+fn prefix_len(head: &Head<'_>, payload_bytes: usize) -> usize {
     let delimited = |len: usize| match len {
         0 => 0,
         len => 1 + encoded_len_varint(len as u64) + len,
     };
-    let mut len = delimited(service.len()) + delimited(method.len());
-    if sequence != 0 {
+    let mut len = delimited(head.service.len()) + delimited(head.method.len());
+    if head.sequence != 0 {
         len += 1 + 8;
     }
+    len += head.ends.fields().filter(|(_, n)| *n != 0).count() * (2 + 8);
     if payload_bytes > 0 {
         len += 2 * (1 + 4) + 1 + encoded_len_varint(payload_bytes as u64);
     }
@@ -192,20 +242,21 @@ fn prefix_len(service: &str, method: &str, sequence: u64, payload_bytes: usize) 
 }
 
 #[inline]
-fn put_prefix(
-    out: &mut Buffer,
-    (service, method, sequence): (&str, &str, u64),
-    payload_bytes: usize,
-    payload_checksum: u32,
-) {
-    let prefix_bytes = prefix_len(service, method, sequence, payload_bytes);
+fn put_prefix(out: &mut Buffer, head: &Head<'_>, payload_bytes: usize, payload_checksum: u32) {
+    let prefix_bytes = prefix_len(head, payload_bytes);
     out.put_slice(&frame::header(prefix_bytes + payload_bytes));
-    for (tag, text) in [(SERVICE_NAME, service), (METHOD_NAME, method)] {
+    for (tag, text) in [(SERVICE_NAME, head.service), (METHOD_NAME, head.method)] {
         put_field(out, key(tag, WireType::LengthDelimited), text.as_bytes());
     }
-    if sequence != 0 {
+    if head.sequence != 0 {
         out.put_u8(key(SEQUENCE_ID, WireType::SixtyFourBit));
-        out.put_u64_le(sequence);
+        out.put_u64_le(head.sequence);
+    }
+    for (tag, incarnation) in head.ends.fields() {
+        if incarnation != 0 {
+            encode_key(tag, WireType::SixtyFourBit, out);
+            out.put_u64_le(incarnation);
+        }
     }
     if payload_bytes > 0 {
         out.put_u8(key(PAYLOAD_SIZE, WireType::ThirtyTwoBit));
@@ -215,6 +266,12 @@ fn put_prefix(
         out.put_u32_le(payload_checksum);
         out.put_u8(key(PAYLOAD, WireType::LengthDelimited));
         put_varint(out, payload_bytes as u64);
+    }
+}
+
+impl Ends {
+    fn fields(self) -> impl Iterator<Item = (u32, u64)> {
+        [(TO_INCARNATION, self.to), (FROM_INCARNATION, self.from)].into_iter()
     }
 }
 
@@ -232,6 +289,7 @@ pub fn decode_envelope(body: Bytes) -> Result<Envelope, EnvelopeError> {
         method: body.slice_ref(envelope.method),
         sequence: envelope.sequence,
         payload: body.slice_ref(envelope.payload),
+        ends: envelope.ends,
     };
     match read_envelope(&body) {
         Ok(envelope) => Ok(owned(envelope)),
@@ -327,7 +385,13 @@ impl<'a> Fields<'a> {
                 self.checksum = body.try_get_u32_le().ok()?;
             }
             (PAYLOAD, WireType::LengthDelimited) => envelope.payload = read_bytes(body)?,
-            (SERVICE_NAME..=PAYLOAD, _) => return None,
+            (TO_INCARNATION, WireType::SixtyFourBit) => {
+                envelope.ends.to = body.try_get_u64_le().ok()?;
+            }
+            (FROM_INCARNATION, WireType::SixtyFourBit) => {
+                envelope.ends.from = body.try_get_u64_le().ok()?;
+            }
+            (SERVICE_NAME..=PAYLOAD | TO_INCARNATION | FROM_INCARNATION, _) => return None,
             _ => skip_field(wire_type, tag, body, DecodeContext::default()).ok()?,
         }
         Some(())

@@ -6,16 +6,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use log::error;
 
-use crate::disk::{Disk, DiskEvent, FileId};
+use crate::config::Founding;
+use crate::disk::{Disk, DiskEvent, FileId, Meta};
 use crate::kv::{SessionLimits, StateMachine};
 use crate::limits;
 use crate::mutation::mutated;
 use crate::node::backup::Backups;
 use crate::node::disk_watch::DiskWatch;
 use crate::node::durability::Ledger;
+use crate::node::identity::Identity;
 use crate::node::install::Install;
 use crate::node::members::{Addresses, Operators};
-use crate::node::peers::Peers;
 use crate::node::requests::{Answer, Caller, Requests};
 use crate::node::snapshots::Snapshots;
 use crate::node::space::Space;
@@ -32,14 +33,23 @@ use crate::types::{EntryId, Index, NodeId, Payload, Term};
 pub struct NodeConfig {
     /// This node.
     pub id: NodeId,
-    /// The first members of the cluster. What the log or a snapshot says is newer.
+    /// The first members of the cluster, who found it. What the log or a snapshot says is
+    /// newer.
     pub first_members: Configuration,
     /// A hash of the first members.
     pub cluster_id: u64,
-    /// Names the data directory; drawn when that was created.
-    pub incarnation: u64,
-    /// Whether that directory takes the place of one that was damaged or lost.
-    pub rejoins: bool,
+    /// When this node founds the cluster.
+    pub founding: Founding,
+    /// The highest feature level that this node supports:
+    /// [`LEVEL_MAX`](crate::raft::LEVEL_MAX), or less in tests of an upgrade.
+    pub level: u16,
+    /// The addresses at which this node is reached.
+    pub addresses: Addresses,
+    /// Whether nodes are reached at the addresses of `first_members`, whatever the log says,
+    /// until the log has others.
+    pub addresses_from_file: bool,
+    /// The description of the data directory. What the disk has of it is newer.
+    pub meta: Meta,
     /// An election begins after a time drawn from this range.
     pub election_timeout: (Duration, Duration),
     /// How often a leader says that it is there.
@@ -86,8 +96,11 @@ pub struct Outputs {
     pub answers: Vec<(Caller, Answer)>,
     /// Answers to peers that introduced themselves.
     pub hellos: Vec<(Caller, HelloReply)>,
-    /// Whom this node talks to from now on, if that has changed.
+    /// The nodes that this one talks to from now on, if that has changed.
     pub members: Option<BTreeMap<NodeId, Addresses>>,
+    /// All connections between nodes are to end: what this node said of itself when it
+    /// introduced itself has changed.
+    pub reintroduce: bool,
 }
 
 /// How many entries, and how many bytes of them, one flush applies at most, so that
@@ -116,7 +129,7 @@ pub struct Node<D: Disk> {
     pub(super) transfers: Transfers,
     pub(super) backups: Backups,
     pub(super) install: Install,
-    pub(super) peers: Peers,
+    pub(super) identity: Identity,
     pub(super) operators: Operators,
     pub(super) ticks: Ticks,
     pub(super) state_check: StateCheck,
@@ -137,7 +150,7 @@ pub(super) struct Parts<D: Disk> {
     pub(super) machine: StateMachine,
     pub(super) snapshots: Snapshots,
     pub(super) install: Install,
-    pub(super) peers: Peers,
+    pub(super) identity: Identity,
 }
 
 impl<D: Disk> Node<D> {
@@ -150,7 +163,7 @@ impl<D: Disk> Node<D> {
             machine,
             snapshots,
             install,
-            peers,
+            identity,
         } = parts;
         Node {
             state_check: StateCheck::new(config.state_check_entries),
@@ -164,7 +177,7 @@ impl<D: Disk> Node<D> {
             transfers: Transfers::default(),
             backups: Backups::default(),
             install,
-            peers,
+            identity,
             operators: Operators::default(),
             ticks: Ticks::default(),
             space: Space::default(),
@@ -177,7 +190,7 @@ impl<D: Disk> Node<D> {
 
     /// Takes in a message of a peer that has introduced itself.
     pub fn handle_peer(&mut self, now: Time, message: Message) {
-        if self.failure.is_none() {
+        if self.failure.is_none() && self.may_hear() {
             let (from, term, said) = (message.from, message.term, Said::of(&message));
             self.raft.step(now, message);
             if let Some(said) = said {
@@ -187,16 +200,16 @@ impl<D: Disk> Node<D> {
     }
 
     /// A peer introduces itself on a new connection.
-    pub fn handle_hello(&mut self, now: Time, caller: Caller, hello: Hello) {
+    pub fn handle_hello(&mut self, caller: Caller, hello: &Hello) {
         if self.failure.is_none() {
-            self.meet(now, caller, hello);
+            self.on_hello(caller, hello);
         }
     }
 
     /// A peer answers our introduction.
     pub fn handle_hello_reply(&mut self, now: Time, from: NodeId, reply: HelloReply) {
         if self.failure.is_none() {
-            self.hear_back(now, from, reply);
+            self.on_hello_reply(now, from, reply);
         }
     }
 
@@ -207,6 +220,7 @@ impl<D: Disk> Node<D> {
 
     /// A peer has closed its connection, or its system says that nobody is there.
     pub fn handle_disconnect(&mut self, peer: NodeId) {
+        self.forget_peer(peer);
         if self.raft.leader() == Some(peer) {
             self.raft.forget_leader();
         }
@@ -251,6 +265,7 @@ impl<D: Disk> Node<D> {
                 self.snapshots.forget_soon();
             }
             self.ask_for_space(now);
+            self.found_if_due(now);
         }
     }
 
@@ -267,6 +282,7 @@ impl<D: Disk> Node<D> {
             .min(self.snapshots.next_deadline(now, &self.machine))
             .min(self.backups.next_deadline())
             .min(self.stop_deadline())
+            .min(self.identity.next_deadline())
             .min(self.space.next_deadline())
             .min(self.disk_watch.next_deadline())
     }
@@ -293,9 +309,9 @@ impl<D: Disk> Node<D> {
         self.answer_operators();
         self.serve_reads();
         self.advance_snapshot(now);
-        self.check_caught_up(now);
-        self.write_peers();
-        self.tell_members();
+        self.keep_identity();
+        self.tell_notice();
+        self.tell_members(now);
     }
 
     fn file_appended(&mut self, id: FileId, len: u64) {
@@ -308,8 +324,11 @@ impl<D: Disk> Node<D> {
         match id {
             FileId::Snapshot(last) if self.snapshots.is_taking(last) => self.draft_finished(last),
             FileId::Snapshot(last) => self.incoming_finished(now, last),
-            FileId::Peers => self.peers_finished(now),
-            FileId::SnapshotDraft(_) | FileId::SnapshotIncoming { .. } | FileId::PeersDraft => {}
+            FileId::Meta => self.meta_finished(),
+            FileId::SnapshotDraft(_)
+            | FileId::SnapshotIncoming { .. }
+            | FileId::MetaDraft
+            | FileId::Peers => {}
         }
     }
 
@@ -318,8 +337,8 @@ impl<D: Disk> Node<D> {
             FileId::SnapshotDraft(last) => self.draft_no_space(last),
             FileId::SnapshotIncoming { .. } => self.incoming_no_space(id),
             // A few bytes, without which nobody can be answered: as good as a failure.
-            FileId::PeersDraft => self.fail("no space left on the disk for `peers`".to_owned()),
-            FileId::Snapshot(_) | FileId::Peers => {}
+            FileId::MetaDraft => self.fail("no space left on the disk for `meta`".to_owned()),
+            FileId::Snapshot(_) | FileId::Meta | FileId::Peers => {}
         }
     }
 
@@ -330,7 +349,7 @@ impl<D: Disk> Node<D> {
                 self.chunk_read(last, offset, data);
             }
             FileId::SnapshotIncoming { .. } => self.incoming_read(id, offset, data),
-            FileId::SnapshotDraft(_) | FileId::Peers | FileId::PeersDraft => {}
+            FileId::SnapshotDraft(_) | FileId::Meta | FileId::MetaDraft | FileId::Peers => {}
         }
     }
 

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::config::Founding;
 use crate::disk::trace::{LANES, TraceDisk};
-use crate::disk::{Disk, FileId, FileInfo, SegmentId, SegmentInfo, SimDisk, SyncToken};
+use crate::disk::{Disk, FileId, FileInfo, Meta, SegmentId, SegmentInfo, SimDisk, SyncToken};
 use crate::kv::{ClientId, Command, Identity, SessionLimits, WriteOp};
 use crate::mem::Buffer;
-use crate::node::{Answer, Caller, Node, NodeConfig, OpenError, Request};
-use crate::raft::{Accepted, Body, Configuration, Message};
+use crate::node::{Addresses, Answer, Caller, Facts, Node, NodeConfig, OpenError, Request};
+use crate::raft::{Accepted, Body, Configuration, LEVEL_MAX, Message};
 use crate::time::Time;
-use crate::types::{EntryId, Index, NodeId, Payload, Term};
+use crate::types::{Birth, EntryId, Incarnation, Index, NodeId, Payload, Server, Term};
 
 /// How many states are tried after one call, all of them or drawn.
 const STATES_MAX: usize = 24;
@@ -52,8 +53,11 @@ fn config(id: u64, members: u64) -> NodeConfig {
             (0..members).map(|id| (NodeId(id), 0, format!("p{id}"), format!("c{id}"))),
         ),
         cluster_id: 7,
-        incarnation: INCARNATIONS + id,
-        rejoins: false,
+        founding: Founding::AllFirstMembers,
+        level: LEVEL_MAX,
+        addresses: Addresses::default(),
+        addresses_from_file: false,
+        meta: Meta::new(NodeId(id), 7, INCARNATIONS + id),
         election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
         heartbeat: Duration::from_millis(50),
         read_lease: false,
@@ -100,7 +104,7 @@ struct Promised {
     /// All up to here is committed, or confirmed to a leader.
     upto: Index,
     term: Term,
-    votes: BTreeMap<Term, NodeId>,
+    votes: BTreeMap<Term, Server>,
     /// Every entry that it ever had.
     entries: BTreeMap<EntryId, Payload>,
     /// The checksum of the state behind each entry.
@@ -271,10 +275,12 @@ fn opens(node: &mut Node<TraceDisk>) {
 /// A cluster of one: takes `writes` writes, with snapshots, compaction and recycling.
 fn alone(seed: u64, writes: u64, try_crashes: bool) -> Tried {
     let mut tried = Tried::start(config(0, 1), seed);
+    tried.node.found(Time::ZERO);
     let (mut now, mut asked, mut answered) = (Time::ZERO, 0, 0);
     while answered < writes {
         now += Duration::from_millis(1);
-        if tried.node.raft().is_leader() && asked < writes && tried.rng.below(3) > 0 {
+        let is_founded = tried.node.raft().is_leader() && tried.node.birth() != Birth::NONE;
+        if is_founded && asked < writes && tried.rng.below(3) > 0 {
             asked += 1;
             tried.node.handle_client(now, caller(asked), write(asked));
         }
@@ -341,21 +347,35 @@ impl Cluster {
             answered: 0,
         };
         (0..40).for_each(|_| cluster.round());
+        cluster.introduce();
+        cluster.run_until("all are voters of one cluster", |cluster| {
+            let all = cluster.well.iter().map(|node| node.birth());
+            let known = all.chain([cluster.tried.node.birth()]);
+            known.into_iter().all(|birth| birth != Birth::NONE)
+                && cluster.leader().is_some_and(|leader| {
+                    leader.raft().configuration().pending().next().is_none()
+                        && leader.raft().quorum().voters().len() == 3
+                        && !leader.raft().change_is_pending()
+                })
+        });
+        cluster
+    }
+
+    /// All introduce themselves to each other, on new connections.
+    fn introduce(&mut self) {
         let all = [0, 1, 2].map(NodeId);
         for from in all {
             for to in all.into_iter().filter(|to| *to != from) {
                 let hello = match from.0 as usize {
-                    TRIED => cluster.tried.node.hello(to),
-                    well => cluster.well[well / 2].hello(to),
+                    TRIED => self.tried.node.hello(to),
+                    well => self.well[well / 2].hello(to),
                 };
-                let now = cluster.now;
                 match to.0 as usize {
-                    TRIED => cluster.tried.node.handle_hello(now, caller(from.0), hello),
-                    well => cluster.well[well / 2].handle_hello(now, caller(from.0), hello),
+                    TRIED => self.tried.node.handle_hello(caller(from.0), &hello),
+                    well => self.well[well / 2].handle_hello(caller(from.0), &hello),
                 }
             }
         }
-        cluster
     }
 
     fn leader(&mut self) -> Option<&mut Node<SimDisk>> {
@@ -385,29 +405,34 @@ impl Cluster {
             .iter()
             .for_each(|m| self.tried.promised.hear(m));
         let (mut messages, mut hellos) = (said.messages, said.hellos);
+        let mut anew = said.reintroduce;
         let own = messages.len();
         for node in &mut self.well {
             let said = std::mem::take(node.outputs());
             messages.extend(said.messages);
             hellos.extend(said.hellos);
+            anew |= said.reintroduce;
             self.answered += said.answers.len() as u64;
         }
         for (number, message) in messages.into_iter().enumerate() {
-            let involved = number < own || message.to.0 as usize == TRIED;
+            let involved = number < own || message.to.id.0 as usize == TRIED;
             if self.cut_off && involved {
                 continue;
             }
-            match message.to.0 as usize {
+            match message.to.id.0 as usize {
                 TRIED => self.tried.node.handle_peer(now, message),
                 well => self.well[well / 2].handle_peer(now, message),
             }
         }
         for (_, reply) in hellos {
-            let by = NodeId(reply.incarnation - INCARNATIONS);
+            let by = NodeId(reply.facts.incarnation.0 - INCARNATIONS);
             match reply.to.0 as usize {
                 TRIED => self.tried.node.handle_hello_reply(now, by, reply),
                 well => self.well[well / 2].handle_hello_reply(now, by, reply),
             }
+        }
+        if anew {
+            self.introduce();
         }
     }
 
@@ -613,28 +638,37 @@ fn a_refused_start_changes_nothing_on_the_disk() {
 }
 
 #[test]
-fn a_node_that_rejoins_does_not_vote_though_nobody_has_met_it_before() {
+fn a_directory_that_takes_the_place_of_a_damaged_one_founds_nothing() {
     for rejoins in [false, true] {
-        let config = NodeConfig {
-            rejoins,
-            ..config(0, 3)
-        };
+        let mut config = config(0, 3);
+        config.meta.replaces = rejoins.then_some(0);
         let opened = Node::open(config, SimDisk::new(), Time::ZERO);
         let mut node = opened.expect("an empty disk").0;
-        let reply = crate::node::HelloReply {
-            to: NodeId(0),
-            refused: None,
-            lost_directory: false,
-            incarnation: INCARNATIONS + 1,
-            term: Term(0),
-        };
-        node.handle_hello_reply(Time::ZERO, NodeId(1), reply);
+        for peer in [1, 2] {
+            let reply = crate::node::HelloReply {
+                to: NodeId(0),
+                refused: None,
+                lost_directory: false,
+                term: Term(0),
+                facts: Facts {
+                    incarnation: Incarnation(INCARNATIONS + peer),
+                    birth: Birth::NONE,
+                    is_new: true,
+                    was_voter: false,
+                    established: false,
+                    level: LEVEL_MAX,
+                    addresses: Addresses::default(),
+                },
+            };
+            node.handle_hello_reply(Time::ZERO, NodeId(peer), reply);
+        }
         for _ in 0..10 {
             node.flush(Time::ZERO);
             while let Some(event) = node.disk().step() {
                 node.handle_disk(Time::ZERO, event);
             }
         }
-        assert_eq!(node.raft().may_vote(), !rejoins);
+        assert_eq!(node.raft().is_leader(), !rejoins);
+        assert_eq!(node.birth() != Birth::NONE, !rejoins);
     }
 }

@@ -244,12 +244,13 @@ impl<D: Disk> Node<D> {
 mod tests {
     use super::*;
     use crate::raft::{Accepted, Rejected};
-    use crate::types::{EntryId, NodeId, Term};
+    use crate::types::{Birth, EntryId, Server, Term};
 
     fn message(to: u64, term: u64, body: Body) -> Message {
         Message {
-            from: NodeId(1),
-            to: NodeId(to),
+            birth: Birth(1),
+            from: Server::new(1, 1),
+            to: Server::new(to, 1),
             term: Term(term),
             call: 0,
             lost_directory: false,

@@ -114,9 +114,9 @@ impl<D: Disk> Node<D> {
             .install
             .incoming
             .as_ref()
-            .is_some_and(|known| known.is(call.from, &meta))
+            .is_some_and(|known| known.is(call.from.id, &meta))
         {
-            self.begin_install(call.from, meta);
+            self.begin_install(call.from.id, meta);
         }
         let Some(incoming) = &mut self.install.incoming else {
             return;

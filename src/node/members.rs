@@ -1,18 +1,20 @@
 //! Operators: who belongs to the cluster, who leads it, and how a node leaves in order.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use log::info;
+use log::{info, warn};
 
 use crate::disk::Disk;
 use crate::node::core::Node;
+use crate::node::identity::Facts;
 use crate::node::requests::{Answer, Caller};
 use crate::raft::{Change, ChangeError, Configuration, ConfigurationError, TransferError};
 use crate::time::Time;
-use crate::types::{EntryId, NodeId, Term};
+use crate::types::{EntryId, NodeId, Server, Term};
 
 /// How a node can be reached: `ip:port` of its peer port and of its client port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// For the other nodes.
     pub peer: String,
@@ -38,6 +40,9 @@ pub enum OperatorAnswer {
     Unknown,
 }
 
+/// How long a node that is to be added is dialled after the operator's last try.
+const CANDIDATE_DIALLED: Duration = Duration::from_secs(30);
+
 /// What operators have asked for and wait for.
 #[derive(Debug, Default)]
 pub(super) struct Operators {
@@ -50,6 +55,18 @@ pub(super) struct Operators {
     /// What the driver was last told of the members: the version of the configuration, and
     /// whether it was committed.
     told: Option<(u64, bool)>,
+    /// Nodes that an operator wants to add, and until when they are dialled: a
+    /// configuration names their directories, so they have to be heard of first.
+    candidates: BTreeMap<NodeId, (Addresses, Time)>,
+    /// Members that have introduced themselves with other addresses than the log has.
+    moved: BTreeMap<NodeId, Addresses>,
+}
+
+impl Operators {
+    /// Addresses have changed: the driver is told of all members again.
+    pub(super) fn told_again(&mut self) {
+        self.told = None;
+    }
 }
 
 /// The configuration that a snapshot carries; one that was taken before configurations
@@ -81,10 +98,15 @@ impl<D: Disk> Node<D> {
             }
             Err(ChangeError::NotLeader) => Some(OperatorAnswer::NotLeader(self.raft.leader())),
             Err(error) => {
+                if let ChangeError::NotIntroduced(_) = error {
+                    self.dial_candidates(now, changes);
+                }
                 let again = matches!(
                     error,
                     ChangeError::Busy
                         | ChangeError::InProgress
+                        | ChangeError::NotIntroduced(_)
+                        | ChangeError::Exchanging(_)
                         | ChangeError::NotReached
                         | ChangeError::NotCaughtUp { .. }
                 );
@@ -133,12 +155,75 @@ impl<D: Disk> Node<D> {
     }
 
     fn change_outcome(&self, first: EntryId) -> Option<OperatorAnswer> {
+        let leads = self.raft.is_leader() && self.raft.term() == first.term;
         let committed = self.raft.commit_index() >= first.index;
-        if committed && !self.raft.change_is_pending() {
+        if committed && !self.raft.change_is_pending() && (leads || self.has_committed(first)) {
             return Some(OperatorAnswer::Done);
         }
-        let leads = self.raft.is_leader() && self.raft.term() == first.term;
         (!leads).then_some(OperatorAnswer::Unknown)
+    }
+
+    /// Whether this very entry is in the committed log, as far as that is known: another
+    /// leader may have put another one in its place.
+    fn has_committed(&self, id: EntryId) -> bool {
+        self.raft.commit_index() >= id.index && self.raft.log().contains(id)
+    }
+
+    /// Dials the nodes that are to be added, for as long as an operator's command may last
+    /// between two tries.
+    fn dial_candidates(&mut self, now: Time, changes: &[Change]) {
+        for change in changes {
+            if let Change::AddLearner { id, peer, client } = change {
+                let addresses = Addresses {
+                    peer: peer.clone(),
+                    client: client.clone(),
+                };
+                let until = now + CANDIDATE_DIALLED;
+                self.operators.candidates.insert(*id, (addresses, until));
+                self.operators.told = None;
+            }
+        }
+    }
+
+    /// A peer has introduced itself with its addresses. Those of a member that has moved are
+    /// dialled until the log has them too.
+    pub(super) fn note_addresses(&mut self, peer: NodeId, facts: &Facts) {
+        let server = Server {
+            id: peer,
+            incarnation: facts.incarnation,
+        };
+        let Some(member) = self.raft.configuration().get(server) else {
+            return;
+        };
+        let Addresses { peer: at, client } = &facts.addresses;
+        let moved = !at.is_empty() && (at, client) != (&member.peer, &member.client);
+        let addresses = moved.then(|| facts.addresses.clone());
+        if self.operators.moved.get(&peer) != addresses.as_ref() {
+            if let Some(now) = &addresses {
+                warn!(target: "Raft", "member has moved: node={peer} log={} now={}; tell the cluster: raft_client members move {} {} {}", member.peer, now.peer, peer.0, now.peer, now.client);
+            }
+            match addresses {
+                Some(addresses) => self.operators.moved.insert(peer, addresses),
+                None => self.operators.moved.remove(&peer),
+            };
+            self.operators.told = None;
+        }
+    }
+
+    /// Warns where the log has other addresses for a node than the file.
+    pub(super) fn compare_addresses(&self) {
+        for (server, member) in self.raft.configuration().members() {
+            let mut file = self
+                .config
+                .first_members
+                .members_of(server.id)
+                .map(|(_, m)| m);
+            if let Some(file) = file.next()
+                && (&file.peer, &file.client) != (&member.peer, &member.client)
+            {
+                warn!(target: "Raft", "the log has other addresses than the cluster file, and is right: node={} log={},{} file={},{} (all addresses changed? start with --addresses-from-file)", server.id, member.peer, member.client, file.peer, file.client);
+            }
+        }
     }
 
     fn hand_over_outcome(&self, to: NodeId, term: Term) -> Option<OperatorAnswer> {
@@ -195,22 +280,53 @@ impl<D: Disk> Node<D> {
         self.operators.stop.unwrap_or(Time::NEVER)
     }
 
-    /// Tells the driver whom this node talks to, when that has changed: all members, and
-    /// who is one no more until that is committed.
-    pub(super) fn tell_members(&mut self) {
+    /// Tells the driver which nodes this one talks to, when that has changed: all members,
+    /// those removed by a change that is not committed, first members that are pending, and
+    /// nodes that an operator wants to add. Before a node is founded or adopted these are
+    /// the first members.
+    pub(super) fn tell_members(&mut self, now: Time) {
+        let candidates = self.operators.candidates.len();
+        if candidates > 0 {
+            let raft = &self.raft;
+            self.operators
+                .candidates
+                .retain(|id, (_, until)| *until > now && !raft.configuration().contains_id(*id));
+        }
         let committed = self.raft.commit_index() >= self.raft.configuration_index();
         let state = (self.raft.configuration_version(), committed);
-        if self.operators.told.replace(state) == Some(state) {
+        let same = self.operators.candidates.len() == candidates;
+        if self.operators.told.replace(state) == Some(state) && same {
             return;
         }
+        let current = self.raft.configuration();
         let mut members = BTreeMap::new();
-        for configuration in [
-            self.raft.configuration_at(self.raft.commit_index()),
-            self.raft.configuration(),
-        ] {
-            for (id, member) in configuration.members() {
-                let (peer, client) = (member.peer.clone(), member.client.clone());
-                members.insert(id, Addresses { peer, client });
+        let mut add = |id: NodeId, peer: &str, client: &str| {
+            let (peer, client) = (peer.to_owned(), client.to_owned());
+            members.insert(id, Addresses { peer, client });
+        };
+        for (id, (addresses, _)) in &self.operators.candidates {
+            add(*id, &addresses.peer, &addresses.client);
+        }
+        let before = self.raft.configuration_at(self.raft.commit_index());
+        let first = current.is_empty().then_some(&self.config.first_members);
+        for configuration in first.into_iter().chain([before, current]) {
+            let of_members = configuration.members().map(|(server, m)| (server.id, m));
+            for (id, member) in of_members.chain(configuration.pending()) {
+                add(id, &member.peer, &member.client);
+            }
+        }
+        for over in &self.identity.meta().overrides {
+            let replaced = members
+                .get(&over.id)
+                .is_some_and(|a| (&a.peer, &a.client) == (&over.replaced.0, &over.replaced.1));
+            if replaced {
+                let (peer, client) = over.addresses.clone();
+                members.insert(over.id, Addresses { peer, client });
+            }
+        }
+        for (id, addresses) in &self.operators.moved {
+            if members.contains_key(id) {
+                members.insert(*id, addresses.clone());
             }
         }
         self.out.members = Some(members);

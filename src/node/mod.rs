@@ -19,7 +19,7 @@
 //! | `space.rs` | a full disk: what goes on, who leads instead |
 //! | `state_check.rs` | comparing the own state with that of other nodes |
 //! | `members.rs` | operators: changes of the members, leadership, an orderly stop |
-//! | `peers.rs` | who is who: incarnations, lost directories, the right to vote |
+//! | `identity.rs` | introductions, the founding of a cluster, the file `meta` |
 //! | `recovery.rs` | what the disk has at a start |
 //! | `status.rs` | what operators see |
 
@@ -29,10 +29,10 @@ mod core;
 mod crash_tests;
 mod disk_watch;
 mod durability;
+mod identity;
 mod install;
 mod members;
 mod pace;
-mod peers;
 mod recovery;
 mod requests;
 mod scan;
@@ -44,8 +44,8 @@ mod transfer;
 
 pub use self::backup::{BackupAnswer, BackupRequest};
 pub use self::core::{Node, NodeConfig, Outputs};
+pub use self::identity::{Facts, Hello, HelloReply, PROTOCOL_VERSION, was_established};
 pub use self::members::{Addresses, OperatorAnswer};
-pub use self::peers::{Hello, HelloReply, KnownPeer, PROTOCOL_VERSION, PeersFile, inspect_peers};
 pub use self::recovery::{OpenError, RecoverySummary};
 pub use self::requests::{Answer, Caller, Request};
 pub use self::scan::{Page, Scan};

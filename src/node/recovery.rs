@@ -6,17 +6,17 @@
 use bytes::Bytes;
 use log::{info, warn};
 
-use crate::disk::{Disk, FileId, FileInfo, is_bad_medium};
+use crate::disk::{Disk, FileId, FileInfo, Meta, is_bad_medium};
 use crate::kv::{Restore, SnapshotError, StateMachine};
 use crate::node::core::{Node, NodeConfig, Parts};
 use crate::node::durability::Ledger;
+use crate::node::identity::{Identity, was_established};
 use crate::node::install::Install;
 use crate::node::members::configuration_in;
-use crate::node::peers::Peers;
 use crate::node::snapshots::Snapshots;
 use crate::raft::{Config, Configuration, Log, Raft, SnapshotMeta};
 use crate::time::Time;
-use crate::types::{Entry, EntryId, Payload};
+use crate::types::{Birth, Entry, EntryId, Incarnation, Payload, Server};
 use crate::wal::{Batch, Recovered, Wal, WalError, WalOptions};
 
 /// Why a node does not start. Nothing was changed.
@@ -58,7 +58,12 @@ pub enum OpenError {
         /// What shows that there was one.
         found: &'static str,
     },
-    /// The file that keeps the incarnations of the peers is damaged.
+    /// The description of the directory is damaged.
+    #[error(
+        "the file `meta` is damaged; restore it, or start the node with --rejoin: that moves its data aside and lets it catch up from its peers"
+    )]
+    Meta,
+    /// The file by which a node of the version before knew that it voted is damaged.
     #[error(
         "the file `peers` is damaged: it says whether this node may vote; restore it, or start the node \
          with --rejoin: that moves its data aside and lets it catch up from its peers"
@@ -89,9 +94,10 @@ impl OpenError {
         match self {
             OpenError::Wal(error) => error.is_damage(),
             OpenError::Read { source, .. } => is_bad_medium(source),
-            OpenError::SnapshotMissing { .. } | OpenError::LogMissing { .. } | OpenError::Peers => {
-                true
-            }
+            OpenError::SnapshotMissing { .. }
+            | OpenError::LogMissing { .. }
+            | OpenError::Meta
+            | OpenError::Peers => true,
             OpenError::Newer { .. } | OpenError::Configuration { .. } => false,
         }
     }
@@ -135,8 +141,8 @@ impl<D: Disk> Node<D> {
         let files = disk
             .files()
             .map_err(|source| read_error("the data directory", source))?;
-        let alone = config.first_members.len() == 1 && config.first_members.contains(config.id);
-        let peers = find_peers(&mut disk, &files, alone, config.rejoins)?;
+        let meta = find_meta(&mut disk, &files, &config)?;
+        let established = find_established(&mut disk, &files, &config, &meta)?;
         let FoundSnapshots {
             machine,
             configuration,
@@ -146,13 +152,13 @@ impl<D: Disk> Node<D> {
         } = find_snapshots(&mut disk, &config, &files)?;
         let options = WalOptions {
             node: config.id,
-            cluster_id: config.cluster_id,
-            incarnation: config.incarnation,
+            cluster_id: meta.cluster_id,
+            incarnation: meta.incarnation,
             segment_bytes: config.segment_bytes,
             first_segment_bytes: config.first_segment_bytes,
         };
         let (mut wal, recovered) = Wal::read(&mut disk, options)?;
-        check_log_is_there(recovered.report.segments, &files)?;
+        check_log_is_there(recovered.report.segments, &files, &meta)?;
         let Recovered {
             mut hard_state,
             snapshot_mark,
@@ -197,13 +203,22 @@ impl<D: Disk> Node<D> {
             };
             wal.append(&mut disk, batch);
         }
+        // A directory of the version before begins with the first members.
+        let is_older = meta.version == 1 && configuration.is_empty();
         let raft_config = Config {
-            id: config.id,
-            configuration,
+            server: Server {
+                id: config.id,
+                incarnation: Incarnation(meta.incarnation),
+            },
+            configuration: match is_older {
+                true => config.first_members.clone(),
+                false => configuration,
+            },
+            first_members: config.first_members.clone(),
             election_timeout: config.election_timeout,
             heartbeat: config.heartbeat,
             seed: config.seed,
-            lost_directory: !peers.established(),
+            established,
             read_lease: config.read_lease,
             disk_patience: config.disk_patience,
         };
@@ -218,9 +233,15 @@ impl<D: Disk> Node<D> {
             raft,
             disk,
             machine,
-            peers,
+            identity: Identity::new(meta),
         };
-        Ok((Node::assemble(parts), summary))
+        let mut node = Node::assemble(parts);
+        if node.config.addresses_from_file {
+            node.override_addresses();
+        } else {
+            node.compare_addresses();
+        }
+        Ok((node, summary))
     }
 }
 
@@ -238,11 +259,15 @@ fn check_configurations(entries: &[Entry]) -> Result<(), OpenError> {
 
 /// A directory in which something was promised has a log; what is there to be recycled
 /// is none.
-fn check_log_is_there(segments: usize, files: &[FileInfo]) -> Result<(), OpenError> {
-    let traces = files.iter().find_map(|file| match file.id {
-        FileId::Peers => Some("the file `peers` is there"),
-        FileId::Snapshot(_) => Some("a snapshot is there"),
-        _ => None,
+fn check_log_is_there(segments: usize, files: &[FileInfo], meta: &Meta) -> Result<(), OpenError> {
+    let named = meta.birth != Birth::NONE || meta.was_voter;
+    let traces = named.then_some("`meta` names the cluster that it belonged to");
+    let traces = traces.or_else(|| {
+        files.iter().find_map(|file| match file.id {
+            FileId::Peers => Some("the file `peers` is there"),
+            FileId::Snapshot(_) => Some("a snapshot is there"),
+            _ => None,
+        })
     });
     match traces {
         Some(found) if segments == 0 => Err(OpenError::LogMissing { found }),
@@ -284,32 +309,54 @@ fn read_file<D: Disk>(
     }
 }
 
-fn find_peers<D: Disk>(
+/// A small file, whole; `None` if it is not there.
+fn read_small<D: Disk>(
     disk: &mut D,
     files: &[FileInfo],
-    alone: bool,
-    rejoins: bool,
-) -> Result<Peers, OpenError> {
-    if !files.iter().any(|file| file.id == FileId::Peers) {
-        return Ok(match (rejoins, alone) {
-            (true, _) => Peers::default().rejoining(),
-            (false, true) => Peers::alone(),
-            (false, false) => Peers::default(),
-        });
+    id: FileId,
+    what: &str,
+) -> Result<Option<Vec<u8>>, OpenError> {
+    if !files.iter().any(|file| file.id == id) {
+        return Ok(None);
     }
     let mut content = Vec::new();
-    read_file(disk, FileId::Peers, |piece| {
+    read_file(disk, id, |piece| {
         content.extend_from_slice(piece);
         content.len() <= READ_BYTES
     })
-    .map_err(|source| read_error("the file `peers`", source))?;
-    if Peers::is_newer(&content) {
-        return Err(OpenError::Newer {
-            what: "the file `peers`".to_owned(),
-        });
+    .map_err(|source| read_error(what, source))?;
+    Ok(Some(content))
+}
+
+/// The description of the directory, as the disk has it.
+fn find_meta<D: Disk>(
+    disk: &mut D,
+    files: &[FileInfo],
+    config: &NodeConfig,
+) -> Result<Meta, OpenError> {
+    match read_small(disk, files, FileId::Meta, "the file `meta`")? {
+        None => Ok(config.meta.clone()),
+        Some(text) => Meta::read(&String::from_utf8_lossy(&text)).ok_or(OpenError::Meta),
     }
-    let peers = Peers::restore(&content).ok_or(OpenError::Peers)?;
-    Ok(if rejoins { peers.rejoining() } else { peers })
+}
+
+/// Whether a directory of the version before took part in elections: it says so, or it is
+/// that of the only member.
+fn find_established<D: Disk>(
+    disk: &mut D,
+    files: &[FileInfo],
+    config: &NodeConfig,
+    meta: &Meta,
+) -> Result<bool, OpenError> {
+    if meta.version > 1 {
+        return Ok(false);
+    }
+    let first = &config.first_members;
+    let alone = first.len() == 1 && first.contains_id(config.id);
+    match read_small(disk, files, FileId::Peers, "the file `peers`")? {
+        None => Ok(alone && meta.replaces.is_none()),
+        Some(file) => was_established(&file).ok_or(OpenError::Peers),
+    }
 }
 
 /// Restores the newest snapshot that verifies.
@@ -358,7 +405,7 @@ fn find_snapshots<D: Disk>(
     let machine = StateMachine::new(config.session_limits);
     Ok(FoundSnapshots {
         machine,
-        configuration: config.first_members.clone(),
+        configuration: Configuration::default(),
         newest: None,
         kept: Vec::new(),
         damaged,

@@ -73,6 +73,8 @@ pub enum Answer {
     Redirect(NodeId),
     /// No leader is known. Nothing was done.
     NoLeader,
+    /// The cluster is being founded, and takes no writes yet. Nothing was done.
+    Founding,
     /// Leadership was lost while the write waited: it may or may not happen.
     OutcomeUnknown,
     /// Too much is waiting: writes to be committed, or answers to be taken by the one who
@@ -250,6 +252,7 @@ impl<D: Disk> Node<D> {
                 self.wait_to_read(caller, Lookup::Range(scan), anywhere)
             }
             Request::Write { .. } if !self.raft.is_leader() => Some(self.not_leading()),
+            Request::Write { .. } if !self.identity.is_founded() => Some(Answer::Founding),
             Request::Write { grows: true, .. } if self.space.is_full() => Some(Answer::NoSpace),
             // The reserve is used up: nothing could be written before there is room.
             Request::Write { .. } if self.space.is_full() && self.ledger.wal.waiting() > 0 => {
@@ -284,6 +287,7 @@ impl<D: Disk> Node<D> {
                 None
             }
             Err(ProposeError::NotLeader) => Some(self.not_leading()),
+            Err(ProposeError::Founding) => Some(Answer::Founding),
             Err(ProposeError::Busy | ProposeError::Transferring) => Some(Answer::Busy),
         }
     }
@@ -292,6 +296,7 @@ impl<D: Disk> Node<D> {
     pub(super) fn not_leading(&self) -> Answer {
         match self.raft.leader() {
             Some(leader) if leader != self.config.id => Answer::Redirect(leader),
+            _ if self.raft.configuration().is_empty() => Answer::Founding,
             _ => Answer::NoLeader,
         }
     }

@@ -17,7 +17,7 @@ use crate::disk::Disk;
 use crate::node::core::Node;
 use crate::raft::{Body, Message, Quorum, StateClaim, StateHash};
 use crate::time::Time;
-use crate::types::{Index, NodeId, Term};
+use crate::types::{Index, NodeId, Server, Term};
 
 /// How many of its hashes a node remembers.
 const REMEMBERED: usize = 64;
@@ -38,7 +38,7 @@ pub(super) struct StateCheck {
     claim: Option<StateClaim>,
     /// As a leader: what the others are asked about, since when, and what they said.
     asked: Option<(StateHash, Time)>,
-    answers: Vec<(NodeId, u64)>,
+    answers: Vec<(Server, u64)>,
     confirmed: bool,
     /// Where another node was seen to differ, and which.
     differs: Option<(Index, NodeId)>,
@@ -146,7 +146,7 @@ impl StateCheck {
     }
 
     /// A follower has said what its state was.
-    fn hear_answer(&mut self, from: NodeId, at: StateHash) {
+    fn hear_answer(&mut self, from: Server, at: StateHash) {
         if self.asked.is_none_or(|(asked, _)| asked.index != at.index) {
             return;
         }
@@ -157,9 +157,9 @@ impl StateCheck {
     }
 
     /// Why this leader is the odd one out, if it is. Notes whether a majority has its state.
-    fn judge_answers(&mut self, id: NodeId, quorum: &Quorum) -> Option<String> {
+    fn judge_answers(&mut self, own_server: Server, quorum: &Quorum) -> Option<String> {
         let (own, _) = self.asked?;
-        let hash_of = |of: NodeId| match of == id {
+        let hash_of = |of: Server| match of == own_server {
             true => Some(own.hash),
             false => self
                 .answers
@@ -175,7 +175,7 @@ impl StateCheck {
             return None;
         };
         let is_odd = agree_on(hash);
-        self.report(own, other, hash);
+        self.report(own, other.id, hash);
         is_odd.then(|| odd_one_out(own, hash))
     }
 
@@ -201,20 +201,22 @@ fn odd_one_out(own: StateHash, theirs: u64) -> String {
 impl<D: Disk> Node<D> {
     /// Takes in what a message says of its sender's state; to be called when the core has
     /// taken the message in.
-    pub(super) fn compare_states(&mut self, from: NodeId, term: Term, said: &Said) {
+    pub(super) fn compare_states(&mut self, from: Server, term: Term, said: &Said) {
         if self.failure().is_some() || term != self.raft.term() {
             return;
         }
         self.state_check.enter(self.raft.term());
+        let configuration = self.raft.configuration();
+        let own = configuration.counted(self.raft.server());
         let verdict = match said {
-            Said::Claim(claim) if self.raft.leader() == Some(from) => {
+            Said::Claim(claim) if self.raft.leader() == Some(from.id) => {
                 self.state_check.hear_claim(*claim);
-                self.state_check.judge_claim(from)
+                self.state_check.judge_claim(from.id)
             }
             Said::Answer(at) if self.raft.is_leader() => {
-                self.state_check.hear_answer(from, *at);
                 self.state_check
-                    .judge_answers(self.config.id, self.raft.quorum())
+                    .hear_answer(configuration.counted(from), *at);
+                self.state_check.judge_answers(own, self.raft.quorum())
             }
             _ => None,
         };
@@ -297,7 +299,11 @@ mod tests {
     }
 
     fn quorum(voters: u64) -> Quorum {
-        Quorum::new((0..voters).map(NodeId).collect(), Vec::new())
+        Quorum::new((0..voters).map(server).collect(), Vec::new())
+    }
+
+    fn server(id: u64) -> Server {
+        Server::new(id, 1)
     }
 
     const LEADER: NodeId = NodeId(0);
@@ -342,12 +348,12 @@ mod tests {
         check.note(at(16, 2));
         let soon = Time::ZERO + ASKED / 2;
         assert_eq!(check.ask(soon), Some(claim(8, 1, false)));
-        check.hear_answer(NodeId(1), at(8, 1));
-        check.hear_answer(NodeId(2), at(16, 9));
-        assert_eq!(check.judge_answers(LEADER, &quorum(5)), None);
+        check.hear_answer(server(1), at(8, 1));
+        check.hear_answer(server(2), at(16, 9));
+        assert_eq!(check.judge_answers(server(0), &quorum(5)), None);
         assert_eq!(check.ask(soon), Some(claim(8, 1, false)), "two of five");
-        check.hear_answer(NodeId(2), at(8, 1));
-        assert_eq!(check.judge_answers(LEADER, &quorum(5)), None);
+        check.hear_answer(server(2), at(8, 1));
+        assert_eq!(check.judge_answers(server(0), &quorum(5)), None);
         assert_eq!(check.ask(soon), Some(claim(8, 1, true)));
         assert_eq!(check.ask(soon + ASKED), Some(claim(16, 2, false)));
     }
@@ -356,17 +362,17 @@ mod tests {
     fn a_leader_stops_only_if_a_majority_agrees_on_something_else() {
         let mut check = with_own(&[(8, 1)]);
         check.ask(Time::ZERO);
-        check.hear_answer(NodeId(1), at(8, 7));
-        assert_eq!(check.judge_answers(LEADER, &quorum(3)), None);
+        check.hear_answer(server(1), at(8, 7));
+        assert_eq!(check.judge_answers(server(0), &quorum(3)), None);
         assert_eq!(check.differs(), Some((Index(8), NodeId(1))));
-        check.hear_answer(NodeId(2), at(8, 6));
+        check.hear_answer(server(2), at(8, 6));
         assert_eq!(
-            check.judge_answers(LEADER, &quorum(3)),
+            check.judge_answers(server(0), &quorum(3)),
             None,
             "three hashes"
         );
-        check.hear_answer(NodeId(2), at(8, 7));
-        assert!(check.judge_answers(LEADER, &quorum(3)).is_some());
+        check.hear_answer(server(2), at(8, 7));
+        assert!(check.judge_answers(server(0), &quorum(3)).is_some());
     }
 
     #[test]

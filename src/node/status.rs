@@ -6,7 +6,7 @@ use crate::disk::Disk;
 use crate::node::core::Node;
 use crate::raft::{ProgressState, RoleName, StateHash};
 use crate::time::Time;
-use crate::types::{Index, NodeId, Term};
+use crate::types::{Birth, Incarnation, Index, NodeId, Term};
 
 /// What a node knows of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,15 @@ pub struct Status {
     pub log_bytes_written: u64,
     /// Names the data directory.
     pub incarnation: u64,
+    /// The cluster that the directory belongs to; see [`Birth`].
+    pub birth: Birth,
+    /// The cluster's feature level.
+    pub level: u16,
+    /// What the operator has to know about the node's place in its cluster; empty if all is
+    /// well.
+    pub notice: String,
+    /// First members that have not come up yet.
+    pub pending: Vec<NodeId>,
     /// Whether the node takes part in elections.
     pub may_vote: bool,
     /// Snapshots taken since the start.
@@ -83,6 +92,8 @@ pub struct Status {
 pub struct MemberStatus {
     /// The member.
     pub id: NodeId,
+    /// Its data directory; none below feature level 1.
+    pub incarnation: Incarnation,
     /// `voter`, `learner`, and in a joint configuration `joining`, `leaving` or `demoted`.
     pub standing: &'static str,
     /// Who has the highest steps up first when there is no leader.
@@ -158,7 +169,7 @@ impl<D: Disk> Node<D> {
             .into_iter()
             .flatten()
             .map(|(id, progress)| PeerStatus {
-                id: *id,
+                id: id.id,
                 match_index: progress.match_index,
                 next_index: progress.next_index,
                 state: match progress.state {
@@ -174,8 +185,9 @@ impl<D: Disk> Node<D> {
         let members = raft
             .configuration()
             .members()
-            .map(|(id, member)| MemberStatus {
-                id,
+            .map(|(server, member)| MemberStatus {
+                id: server.id,
+                incarnation: server.incarnation,
                 standing: member.standing.as_str(),
                 priority: member.priority,
                 peer: member.peer.clone(),
@@ -202,7 +214,11 @@ impl<D: Disk> Node<D> {
             waiting: self.requests.len() as u64,
             syncs: counters.syncs,
             log_bytes_written: counters.bytes,
-            incarnation: self.config.incarnation,
+            incarnation: self.identity.meta().incarnation,
+            birth: self.identity.meta().birth,
+            level: raft.configuration().level(),
+            notice: self.notice(),
+            pending: raft.configuration().pending().map(|(id, _)| id).collect(),
             may_vote: raft.may_vote(),
             snapshots_taken: self.snapshots.taken(),
             snapshots_installed: self.install.installed(),

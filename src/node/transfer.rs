@@ -16,7 +16,7 @@ use crate::node::core::Node;
 use crate::node::pace::Pace;
 use crate::raft::{SnapshotChunk, SnapshotMeta};
 use crate::time::Time;
-use crate::types::{EntryId, Index, NodeId};
+use crate::types::{EntryId, Index, Server};
 
 /// After this long without an answer a chunk is sent again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -24,7 +24,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// The followers that are being sent a snapshot.
 #[derive(Debug, Default)]
 pub(super) struct Transfers {
-    running: BTreeMap<NodeId, Transfer>,
+    running: BTreeMap<Server, Transfer>,
     pace: Pace,
 }
 
@@ -70,7 +70,7 @@ impl Transfers {
 }
 
 impl<D: Disk> Node<D> {
-    pub(super) fn begin_transfer(&mut self, now: Time, to: NodeId) {
+    pub(super) fn begin_transfer(&mut self, now: Time, to: Server) {
         let Some(snapshot) = self.snapshots.newest() else {
             unreachable!("a log is compacted only behind a snapshot")
         };
@@ -90,7 +90,7 @@ impl<D: Disk> Node<D> {
     pub(super) fn continue_transfer(
         &mut self,
         now: Time,
-        from: NodeId,
+        from: Server,
         snapshot: SnapshotMeta,
         next_offset: u64,
     ) {
@@ -111,7 +111,7 @@ impl<D: Disk> Node<D> {
         }
     }
 
-    fn read_chunk(&mut self, now: Time, to: NodeId) {
+    fn read_chunk(&mut self, now: Time, to: Server) {
         let Transfers { running, pace } = &mut self.transfers;
         let Some(transfer) = running.get_mut(&to) else {
             return;
@@ -173,7 +173,7 @@ impl<D: Disk> Node<D> {
             .retain(|to, _| raft.awaits_snapshot(*to));
         let newest = self.snapshots.newest().map(|snapshot| snapshot.last.index);
         let base = raft.log().base().index;
-        let is_due = |(to, transfer): (&NodeId, &Transfer)| {
+        let is_due = |(to, transfer): (&Server, &Transfer)| {
             transfer.due.is_some_and(|due| due <= now).then_some(*to)
         };
         for to in self

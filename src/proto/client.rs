@@ -333,6 +333,7 @@ pub fn encode_answer(
             None => error(Code::NoLeader, "no leader"),
         },
         Answer::NoLeader => error(Code::NoLeader, "no leader"),
+        Answer::Founding => error(Code::NoLeader, "no leader: the cluster is being founded"),
         Answer::OutcomeUnknown => error(
             Code::OutcomeUnknown,
             "outcome unknown, retry with the same session",

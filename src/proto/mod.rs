@@ -19,7 +19,7 @@ pub use operator::{
     encode_backup_answer, encode_operator_answer,
 };
 pub use peer::{
-    AppendEncoder, decode_hello, decode_hello_reply, decode_reply,
+    AppendEncoder, Link, decode_hello, decode_hello_reply, decode_reply,
     decode_request as decode_peer_request, encode_hello, encode_hello_reply, encode_message,
 };
 pub use status::encode_status;

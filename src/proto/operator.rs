@@ -90,6 +90,11 @@ fn decode_change(change: pb::MemberChange) -> Result<Change, String> {
         Ok(Kind::Promote) => Change::Promote(id),
         Ok(Kind::Demote) => Change::Demote(id),
         Ok(Kind::Remove) => Change::Remove(id),
+        Ok(Kind::Move) => Change::Move {
+            id,
+            peer: address(&change.peer)?,
+            client: address(&change.client)?,
+        },
         Err(_) => return Err(format!("unknown change {}", change.kind)),
     })
 }

@@ -9,15 +9,15 @@ use prost::Message as _;
 
 use crate::limits;
 use crate::mem::Buffer;
-use crate::net::envelope::encode_call;
-use crate::node::{Hello, HelloReply};
+use crate::net::envelope::{Ends, Envelope, Head, encode_call, encode_peer_call};
+use crate::node::{Addresses, Facts, Hello, HelloReply};
 use crate::pb;
 use crate::proto::{HELLO, PeerError, RAFT_SERVICE};
 use crate::raft::{
     Accepted, Body, Configuration, Message, Rejected, SnapshotChunk, SnapshotMeta, StateClaim,
     StateHash,
 };
-use crate::types::{Entry, EntryId, Index, NodeId, Payload, Term};
+use crate::types::{Birth, Entry, EntryId, Incarnation, Index, NodeId, Payload, Server, Term};
 
 pub use self::append::AppendEncoder;
 
@@ -36,7 +36,9 @@ const NUMBER_MAX: i64 = i64::MAX / 2;
 /// sequence id of the call that they answer.
 pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
     let term = signed(message.term.0);
-    let mut call = |method: &str, payload: &dyn DynMessage| payload.call(out, method, sequence);
+    let mut call = |method: &str, payload: &dyn DynMessage| {
+        payload.call(out, head(method, sequence, message));
+    };
     match &message.body {
         Body::PreVote { last } => {
             call(REQUEST_VOTE, &request_vote(message, *last, true, false));
@@ -79,7 +81,7 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
             APPEND_ENTRIES,
             &pb::AppendEntriesRequest {
                 term,
-                leader_id: signed(message.from.0),
+                leader_id: signed(message.from.id.0),
                 leader_commit: signed(commit.0),
                 heartbeat: true,
                 read_round: *round,
@@ -116,7 +118,7 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
             READ_INDEX,
             &pb::ReadIndexRequest {
                 term,
-                follower_id: signed(message.from.0),
+                follower_id: signed(message.from.id.0),
                 context: *context,
             },
         ),
@@ -134,7 +136,7 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
             TIMEOUT_NOW,
             &pb::TimeoutNowRequest {
                 term,
-                leader_id: signed(message.from.0),
+                leader_id: signed(message.from.id.0),
             },
         ),
         Body::Snapshot(chunk) => call(INSTALL_SNAPSHOT, &snapshot_chunk(message, chunk)),
@@ -160,12 +162,64 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
 
 /// Lets one closure frame messages of several types.
 trait DynMessage {
-    fn call(&self, out: &mut Buffer, method: &str, sequence: u64);
+    fn call(&self, out: &mut Buffer, head: Head<'_>);
 }
 
 impl<M: prost::Message> DynMessage for M {
-    fn call(&self, out: &mut Buffer, method: &str, sequence: u64) {
-        encode_call(out, RAFT_SERVICE, method, sequence, self);
+    fn call(&self, out: &mut Buffer, head: Head<'_>) {
+        encode_peer_call(out, head, self);
+    }
+}
+
+/// The envelope of a message: it names the directories at both ends.
+fn head<'a>(method: &'a str, sequence: u64, message: &Message) -> Head<'a> {
+    Head {
+        service: RAFT_SERVICE,
+        method,
+        sequence,
+        ends: Ends {
+            to: message.to.incarnation.0,
+            from: message.from.incarnation.0,
+        },
+    }
+}
+
+/// A connection between two nodes that have introduced themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The peer, as it introduced itself.
+    pub peer: Server,
+    /// The peer's cluster.
+    pub birth: Birth,
+    /// This node.
+    pub own: NodeId,
+}
+
+impl Link {
+    /// A message that came on this connection.
+    fn message(
+        &self,
+        envelope: &Envelope,
+        (term, lost_directory, body): (Term, bool, Body),
+    ) -> Result<Message, PeerError> {
+        let Ends { to, from } = envelope.ends;
+        if from != 0 && from != self.peer.incarnation.0 {
+            return Err(PeerError::Invalid(
+                "the sender names another directory than it introduced",
+            ));
+        }
+        Ok(Message {
+            birth: self.birth,
+            from: self.peer,
+            to: Server {
+                id: self.own,
+                incarnation: Incarnation(to),
+            },
+            term,
+            call: envelope.sequence,
+            lost_directory,
+            body,
+        })
     }
 }
 
@@ -181,7 +235,7 @@ fn request_vote(
 ) -> pb::RequestVoteRequest {
     pb::RequestVoteRequest {
         term: signed(message.term.0),
-        candidate_id: signed(message.from.0),
+        candidate_id: signed(message.from.id.0),
         last_log_index: signed(last.index.0),
         last_log_term: signed(last.term.0),
         pre_vote,
@@ -219,7 +273,7 @@ fn snapshot_chunk(message: &Message, chunk: &SnapshotChunk) -> pb::InstallSnapsh
     } = chunk;
     pb::InstallSnapshotRequest {
         term: signed(message.term.0),
-        leader_id: signed(message.from.0),
+        leader_id: signed(message.from.id.0),
         offset: signed(*offset),
         last_included_index: signed(snapshot.last.index.0),
         last_included_term: signed(snapshot.last.term.0),
@@ -244,17 +298,12 @@ fn entry_id(index: i64, term: i64) -> Result<EntryId, PeerError> {
     })
 }
 
-/// Understands a request of `from`, which has introduced itself, to `to`.
+/// Reads a request that came on a connection.
 ///
 /// # Errors
-/// What is wrong with it; it does not count then.
-pub fn decode_request(
-    from: NodeId,
-    to: NodeId,
-    method: &[u8],
-    call: u64,
-    payload: Bytes,
-) -> Result<Message, PeerError> {
+/// The reason why it does not count.
+pub fn decode_request(link: &Link, envelope: &Envelope) -> Result<Message, PeerError> {
+    let (method, payload) = (&envelope.method, envelope.payload.clone());
     let (term, claims, body) = if method == REQUEST_VOTE.as_bytes() {
         let vote = pb::RequestVoteRequest::decode(payload)?;
         let last = entry_id(vote.last_log_index, vote.last_log_term)?;
@@ -285,7 +334,7 @@ pub fn decode_request(
     } else {
         return Err(PeerError::UnknownMethod);
     };
-    if number(claims)? != from.0 {
+    if number(claims)? != link.peer.id.0 {
         return Err(PeerError::Invalid("the sender speaks for another node"));
     }
     let term = Term(number(term)?);
@@ -299,14 +348,7 @@ pub fn decode_request(
             "an entry is of a term above the leader's",
         ));
     }
-    Ok(Message {
-        from,
-        to,
-        term,
-        call,
-        lost_directory: false,
-        body,
-    })
+    link.message(envelope, (term, false, body))
 }
 
 /// Nothing is said of the state before the first entry.
@@ -347,7 +389,7 @@ fn decode_append(append: pb::AppendEntriesRequest) -> Result<Body, PeerError> {
                 Payload::Config(entry.command)
             }
             Ok(pb::EntryKind::Config) => {
-                return Err(PeerError::Invalid("a configuration that is none"));
+                return Err(PeerError::Invalid("invalid configuration"));
             }
             Ok(pb::EntryKind::Noop) => return Err(PeerError::Invalid("a no-op with content")),
             Err(_) => return Err(PeerError::Invalid("an entry of unknown kind")),
@@ -379,17 +421,12 @@ fn decode_chunk(chunk: pb::InstallSnapshotRequest) -> Result<SnapshotChunk, Peer
     })
 }
 
-/// Understands the answer of `from` to a request of ours.
+/// Reads the answer to a request of ours, which came on a connection.
 ///
 /// # Errors
-/// What is wrong with it; it does not count then.
-pub fn decode_reply(
-    from: NodeId,
-    to: NodeId,
-    method: &[u8],
-    call: u64,
-    payload: Bytes,
-) -> Result<Message, PeerError> {
+/// The reason why it does not count.
+pub fn decode_reply(link: &Link, envelope: &Envelope) -> Result<Message, PeerError> {
+    let (method, payload) = (&envelope.method, envelope.payload.clone());
     let (term, lost_directory, body) = if method == REQUEST_VOTE.as_bytes() {
         let vote = pb::RequestVoteResponse::decode(payload)?;
         let granted = vote.vote_granted;
@@ -434,14 +471,7 @@ pub fn decode_reply(
     } else {
         return Err(PeerError::UnknownMethod);
     };
-    Ok(Message {
-        from,
-        to,
-        term: Term(number(term)?),
-        call,
-        lost_directory,
-        body,
-    })
+    link.message(envelope, (Term(number(term)?), lost_directory, body))
 }
 
 fn decode_append_reply(reply: &pb::AppendEntriesResponse) -> Result<Body, PeerError> {
@@ -471,22 +501,68 @@ pub fn encode_hello(out: &mut Buffer, hello: &Hello, sequence: u64) {
         cluster_id,
         from,
         to,
-        incarnation,
-        established,
         version,
-    } = *hello;
+        facts,
+    } = hello;
     let hello = pb::HelloRequest {
-        cluster_id,
+        cluster_id: *cluster_id,
         from: from.0,
         to: to.0,
-        incarnation,
-        version,
-        established,
+        incarnation: facts.incarnation.0,
+        version: *version,
+        established: facts.established,
+        facts: Some(encode_facts(facts)),
     };
     encode_call(out, RAFT_SERVICE, HELLO, sequence, &hello);
 }
 
-/// Understands an introduction.
+fn encode_facts(facts: &Facts) -> pb::Facts {
+    let Facts {
+        incarnation: _,
+        birth,
+        is_new,
+        was_voter,
+        established,
+        level,
+        addresses: Addresses { peer, client },
+    } = facts;
+    pb::Facts {
+        birth: birth.0,
+        is_new: *is_new,
+        was_voter: *was_voter,
+        established: *established,
+        level: u32::from(*level),
+        peer: peer.clone(),
+        client: client.clone(),
+    }
+}
+
+/// A node of the version before states nothing but its incarnation and, when it introduces
+/// itself, whether it is established.
+fn decode_facts(
+    incarnation: u64,
+    established: bool,
+    facts: Option<pb::Facts>,
+) -> Result<Facts, PeerError> {
+    let stated = facts.unwrap_or_default();
+    if stated.peer.len().max(stated.client.len()) > usize::from(u8::MAX) {
+        return Err(PeerError::Invalid("an address is too long"));
+    }
+    Ok(Facts {
+        incarnation: Incarnation(incarnation),
+        birth: Birth(stated.birth),
+        is_new: stated.is_new,
+        was_voter: stated.was_voter,
+        established: established || stated.established,
+        level: u16::try_from(stated.level).unwrap_or(u16::MAX),
+        addresses: Addresses {
+            peer: stated.peer,
+            client: stated.client,
+        },
+    })
+}
+
+/// Reads an introduction.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -498,15 +574,14 @@ pub fn decode_hello(payload: Bytes) -> Result<Hello, PeerError> {
         incarnation,
         version,
         established,
+        facts,
     } = pb::HelloRequest::decode(payload)?;
-    let (from, to) = (NodeId(from), NodeId(to));
     Ok(Hello {
         cluster_id,
-        from,
-        to,
-        incarnation,
-        established,
+        from: NodeId(from),
+        to: NodeId(to),
         version,
+        facts: decode_facts(incarnation, established, facts)?,
     })
 }
 
@@ -515,13 +590,14 @@ pub fn encode_hello_reply(out: &mut Buffer, reply: &HelloReply, sequence: u64) {
     let reply = pb::HelloResponse {
         refused: reply.refused.clone().unwrap_or_default(),
         lost_directory: reply.lost_directory,
-        incarnation: reply.incarnation,
+        incarnation: reply.facts.incarnation.0,
         term: signed(reply.term.0),
+        facts: Some(encode_facts(&reply.facts)),
     };
     encode_call(out, RAFT_SERVICE, HELLO, sequence, &reply);
 }
 
-/// Understands the answer to an introduction of `to`.
+/// Reads the answer to an introduction of `to`.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -531,13 +607,14 @@ pub fn decode_hello_reply(to: NodeId, payload: Bytes) -> Result<HelloReply, Peer
         lost_directory,
         incarnation,
         term,
+        facts,
     } = pb::HelloResponse::decode(payload)?;
     Ok(HelloReply {
         to,
         refused: (!refused.is_empty()).then_some(refused),
         lost_directory,
-        incarnation,
         term: Term(number(term)?),
+        facts: decode_facts(incarnation, false, facts)?,
     })
 }
 

@@ -62,6 +62,7 @@ pub fn encode_status(
                 priority: member.priority.into(),
                 peer: member.peer.clone(),
                 client: member.client.clone(),
+                incarnation: member.incarnation.0,
             })
             .collect(),
         members_index: status.members_index.0,
@@ -74,6 +75,10 @@ pub fn encode_status(
         state_hash: status.state.map_or(0, |at| at.hash),
         differs_index: status.differs.map_or(0, |(index, _)| index.0),
         differs_from: signed(status.differs.map(|(_, from)| from)),
+        birth: status.birth.0,
+        level: status.level.into(),
+        notice: status.notice.clone(),
+        pending: status.pending.iter().map(|id| id.0).collect(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The state of one node, and the step that every message takes.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -8,8 +9,10 @@ use rand::{RngExt, SeedableRng};
 
 use crate::limits;
 use crate::mutation::mutated;
+use crate::raft::admission::Introduction;
 use crate::raft::configuration::Configuration;
 use crate::raft::follower_read::FollowerReads;
+use crate::raft::invariants;
 use crate::raft::leader::Leader;
 use crate::raft::log::Log;
 use crate::raft::membership::Membership;
@@ -17,18 +20,21 @@ use crate::raft::message::{Body, Message};
 use crate::raft::quorum::Tally;
 use crate::raft::read::{ReadId, ReadOutcome, Reader};
 use crate::raft::ready::Ready;
-use crate::raft::{Progress, invariants};
 use crate::time::Time;
-use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+use crate::types::{
+    Birth, Entry, EntryId, HardState, Incarnation, Index, NodeId, Payload, Server, Term,
+};
 
 /// What a node is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// This node.
-    pub id: NodeId,
-    /// Who belongs to the cluster as of the snapshot that the log begins behind; without
-    /// one, the first members. The log may say otherwise, and then counts.
+    /// This node and its data directory.
+    pub server: Server,
+    /// Members as of the snapshot that the log begins behind; empty where there is none
+    /// and the directory has not been founded or adopted. What the log says is newer.
     pub configuration: Configuration,
+    /// Members before the first entry of a log that begins below feature level 1.
+    pub first_members: Configuration,
     /// An election begins after a time drawn from this range (paper §5.2). The same on
     /// all nodes.
     pub election_timeout: (Duration, Duration),
@@ -36,10 +42,9 @@ pub struct Config {
     pub heartbeat: Duration,
     /// Seeds all random choices.
     pub seed: u64,
-    /// Whether this node has lost its data directory, and with it votes it gave and
-    /// entries it confirmed. It neither votes nor campaigns until
-    /// [`Raft::allow_voting`].
-    pub lost_directory: bool,
+    /// Whether this directory takes part in elections below feature level 1, where no
+    /// configuration says so.
+    pub established: bool,
     /// Whether a leader answers reads on the strength of a lease. The same on all nodes:
     /// one that knows nothing of leases forgets with a restart that it gave a promise to
     /// one.
@@ -60,6 +65,9 @@ pub enum ProposeError {
     /// This node hands its leadership over, and takes nothing new until that is decided.
     #[error("leadership is being handed over")]
     Transferring,
+    /// Fewer than a majority of the first members vote yet.
+    #[error("the cluster is being founded")]
+    Founding,
 }
 
 /// What a node is doing.
@@ -78,7 +86,7 @@ pub(super) enum Role {
 /// Where a step leads. [`Raft::transition`] is the only place that assigns the role.
 pub(super) enum Transition {
     /// Follow, in this term, the leader if one is known.
-    Follower(Term, Option<NodeId>),
+    Follower(Term, Option<Server>),
     /// Ask whether an election could be won.
     PreCandidate,
     /// Begin the next term and ask for votes; `transfer` if the leader wants it so.
@@ -88,6 +96,8 @@ pub(super) enum Transition {
     },
     /// Lead the current term.
     Leader,
+    /// Found a cluster, with this as its first entry.
+    Founder(Configuration),
 }
 
 /// One node's part in the protocol. See the module's docs for how it is driven.
@@ -102,17 +112,16 @@ pub struct Raft {
     pub(super) commit_index: Index,
     pub(super) membership: Membership,
     pub(super) role: Role,
-    pub(super) leader: Option<NodeId>,
+    pub(super) leader: Option<Server>,
+    /// Peers that are connected, by their introductions.
+    pub(super) introductions: BTreeMap<NodeId, Introduction>,
     /// Until then this node helps nobody to leadership: a leader that answers reads by a
     /// lease relies on it.
     pub(super) lease_promise: Time,
     /// When the leader was last heard of.
     pub(super) leader_heard: Time,
-    /// When this node began to run; see [`Raft::is_pristine`].
-    pub(super) started: Time,
     pub(super) election_deadline: Time,
     pub(super) rng: StdRng,
-    pub(super) may_vote: bool,
     /// Where the leader of this term last said its log ends.
     pub(super) leader_last: Option<Index>,
     /// Reads that this node answers while another leads.
@@ -147,8 +156,7 @@ impl Raft {
         );
         let rng = StdRng::seed_from_u64(config.seed);
         let mut raft = Raft {
-            may_vote: !config.lost_directory || mutated!(ForgetfulVoter),
-            membership: Membership::restore(&log, config.configuration.clone()),
+            membership: Membership::restore(&log, &config),
             // A promise of an earlier life may still be relied on.
             lease_promise: if config.read_lease {
                 now + config.election_timeout.0
@@ -168,8 +176,8 @@ impl Raft {
             log,
             role: Role::Follower,
             leader: None,
+            introductions: BTreeMap::new(),
             leader_heard: Time::ZERO,
-            started: now,
             election_deadline: Time::NEVER,
             rng,
             out: Ready::default(),
@@ -192,11 +200,29 @@ impl Raft {
     /// Takes in a message of a member.
     pub fn step(&mut self, now: Time, message: Message) {
         let before = invariants::Mark::of(self);
-        debug_assert_eq!(message.to, self.config.id, "messages find their node");
-        if self.meets_term(now, &message) {
-            self.dispatch(now, message);
+        debug_assert_eq!(message.to.id, self.id(), "messages find their node");
+        if self.is_meant(&message) {
+            if message.body.is_request() {
+                self.note_alive(now, message.from);
+            }
+            if self.meets_term(now, &message) {
+                self.dispatch(now, message);
+            }
         }
         before.check_step(self);
+    }
+
+    /// Whether a message is of this cluster and for this very directory. Any other gets no
+    /// grant and no acknowledgement, and an answer to an earlier directory counts for
+    /// nothing. Below feature level 1 a node may not know the other's incarnation.
+    fn is_meant(&self, message: &Message) -> bool {
+        let births = (self.birth(), message.birth);
+        let same_birth = births.0 == births.1 || births.0 == Birth::NONE || births.1 == Birth::NONE;
+        let to = message.to.incarnation;
+        let is_addressed = to == self.config.server.incarnation
+            || to == Incarnation::NONE && births == (Birth::NONE, Birth::NONE)
+            || mutated!(AnyIncarnation);
+        same_birth && is_addressed
     }
 
     /// Takes up a newer term, turns down an older one; returns whether the message
@@ -259,7 +285,7 @@ impl Raft {
     }
 
     fn dispatch(&mut self, now: Time, message: Message) {
-        if !message.body.is_request() {
+        if !message.body.is_request() && self.membership.current().level() == 0 {
             self.note_lost_directory(now, message.from, message.lost_directory);
         }
         match message.body {
@@ -335,6 +361,9 @@ impl Raft {
         if leader.transfer.is_some() {
             return Err(ProposeError::Transferring);
         }
+        if self.membership.current().is_founding() {
+            return Err(ProposeError::Founding);
+        }
         let size = limits::ENTRY_OVERHEAD_BYTES + payload.bytes().len();
         if leader.uncommitted_bytes > 0
             && leader.uncommitted_bytes + size > limits::UNCOMMITTED_BYTES_MAX
@@ -400,27 +429,44 @@ impl Raft {
     /// What was sent to `peer` is probably lost: its connection broke or was made anew.
     pub fn peer_unreachable(&mut self, peer: NodeId) {
         let (base, last) = (self.log.base().index, self.log.last().index);
-        if let Some(progress) = self.progress_mut(peer)
-            && progress.state != super::ProgressState::Snapshot
-        {
-            progress.ask_again(base, last);
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let of_peer = leader
+            .followers
+            .iter_mut()
+            .filter(|(server, _)| server.id == peer);
+        for (_, progress) in of_peer {
+            if progress.state != super::ProgressState::Snapshot {
+                progress.ask_again(base, last);
+            }
         }
     }
 
-    /// `peer` has lost its directory: nothing it ever confirmed counts any more.
-    pub fn peer_lost_directory(&mut self, now: Time, peer: NodeId) {
-        let next = self.log.last().index.next();
-        if let Some(progress) = self.progress_mut(peer) {
-            *progress = Progress::new(now, next);
-        }
+    /// Founds a cluster: this node leads it alone, with the first entry of its log. For a
+    /// directory that has neither a log nor a term.
+    ///
+    /// # Panics
+    /// If something has happened in this directory.
+    pub fn found(&mut self, now: Time, first_members: &Configuration) {
+        assert!(self.is_new(), "a cluster is founded in a new directory");
+        let birth = self.draw_birth();
+        let configuration = first_members.founding(birth, self.config.server);
+        let before = invariants::Mark::of(self);
+        self.transition(now, Transition::Founder(configuration));
+        before.check_step(self);
     }
 
-    /// A node that lost its directory has caught up, and takes part in elections again.
-    pub fn allow_voting(&mut self, now: Time) {
-        if !self.may_vote {
-            self.may_vote = true;
-            self.reset_election_timer(now);
-        }
+    pub(super) fn draw_birth(&mut self) -> Birth {
+        Birth(self.rng.random_range(1..=u64::MAX))
+    }
+
+    /// Whether nothing has happened here: no term, no vote, no entry, no snapshot.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.hard_state == HardState::default()
+            && self.log.last() == EntryId::ZERO
+            && self.membership.current().is_empty()
     }
 
     /// Forgets the entries up to and with `upto`, which a durable snapshot contains.
@@ -466,9 +512,22 @@ impl Raft {
     }
 
     /// Queues a message that speaks for nothing but the term.
-    pub(super) fn send(&mut self, to: NodeId, body: Body) {
-        let message = request(self.config.id, to, self.hard_state.term, body);
+    pub(super) fn send(&mut self, to: Server, body: Body) {
+        let message = self.request(to, self.hard_state.term, body);
         self.out.messages.push(message);
+    }
+
+    /// A message that is not the answer to one.
+    pub(super) fn request(&self, to: Server, term: Term, body: Body) -> Message {
+        Message {
+            birth: self.birth(),
+            from: self.config.server,
+            to,
+            term,
+            call: 0,
+            lost_directory: false,
+            body,
+        }
     }
 
     /// Queues an answer that speaks for nothing but the term.
@@ -483,22 +542,24 @@ impl Raft {
 
     pub(super) fn answer(&self, to: &Message, body: Body) -> Message {
         Message {
-            from: self.config.id,
-            to: to.from,
-            term: self.hard_state.term,
             call: to.call,
-            lost_directory: !self.may_vote,
-            body,
+            lost_directory: self.has_lost_directory(),
+            ..self.request(to.from, self.hard_state.term, body)
         }
     }
 
     /// Asks all other voters.
     pub(super) fn ask_voters(&mut self, term: Term, body: &Body) {
-        for to in self.membership.quorum().all() {
-            if to != self.config.id {
-                let message = request(self.config.id, to, term, body.clone());
-                self.out.messages.push(message);
-            }
+        let own = self.own();
+        let voters: Vec<Server> = self
+            .membership
+            .quorum()
+            .all()
+            .filter(|to| *to != own)
+            .collect();
+        for to in voters {
+            let message = self.request(to, term, body.clone());
+            self.out.messages.push(message);
         }
     }
 
@@ -508,16 +569,13 @@ impl Raft {
     pub(super) fn reset_election_timer(&mut self, now: Time) {
         let (min, max) = self.config.election_timeout;
         let quarter = (max - min) / 4;
-        let (min, max) = match self.membership.is_preferred(self.config.id) {
+        let (min, max) = match self.membership.is_preferred(self.own()) {
             None => (min, max),
             Some(true) => (min, min + quarter),
             Some(false) => (min + quarter, max),
         };
         let span = (max - min).as_nanos() as u64;
-        let mut timeout = min + Duration::from_nanos(self.rng.random_range(0..=span));
-        if self.is_pristine() && self.rank() == 0 {
-            timeout = timeout.min(super::election::FIRST_LEADER_RETRY);
-        }
+        let timeout = min + Duration::from_nanos(self.rng.random_range(0..=span));
         self.election_deadline = if self.may_campaign() {
             now + timeout
         } else {
@@ -529,32 +587,26 @@ impl Raft {
     /// no voter any more by an entry that may not be committed. Only it may have that
     /// entry, and then nobody else can win (thesis §4.2.2, Figure 4.6).
     pub(super) fn may_campaign(&self) -> bool {
-        let own = self.config.id;
-        self.may_vote
+        let own = self.own();
+        self.may_grant()
             && (self.membership.quorum().contains(own)
                 || self.membership.index() > self.commit_index
                     && self.membership.at(self.commit_index).quorum().contains(own))
     }
 
-    /// This node's place among the voters.
-    fn rank(&self) -> usize {
-        self.membership.rank_of(self.config.id)
+    /// This server as the latest configuration counts it.
+    pub(super) fn own(&self) -> Server {
+        self.membership.current().counted(self.config.server)
     }
 
-    /// Whether nothing has ever happened here: no term, no entry.
-    pub(super) fn is_pristine(&self) -> bool {
-        self.hard_state.term == Term::ZERO && self.log.last() == EntryId::ZERO
+    /// Below feature level 1: whether what this node promises counts for nothing.
+    fn has_lost_directory(&self) -> bool {
+        self.membership.current().level() == 0 && !self.config.established
     }
-}
 
-/// A message that is not the answer to one.
-pub(super) fn request(from: NodeId, to: NodeId, term: Term, body: Body) -> Message {
-    Message {
-        from,
-        to,
-        term,
-        call: 0,
-        lost_directory: false,
-        body,
+    /// Whether this directory keeps what it grants. Above feature level 0 that is any that
+    /// is addressed by its incarnation: a vote is counted by those who name it.
+    pub(super) fn may_grant(&self) -> bool {
+        !self.has_lost_directory() || mutated!(ForgetfulVoter)
     }
 }

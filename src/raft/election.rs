@@ -1,25 +1,15 @@
 //! Elections (paper §5.2, §5.4.1; pre-vote: thesis §9.6).
 
-use std::time::Duration;
-
 use log::{debug, info};
 
 use crate::mutation::mutated;
+use crate::raft::configuration::Configuration;
 use crate::raft::core::{Raft, Role, Transition};
 use crate::raft::leader::Leader;
 use crate::raft::message::{Body, Message};
 use crate::raft::quorum::{Tally, Verdict};
 use crate::time::Time;
-use crate::types::{EntryId, Index, NodeId, Payload, Term};
-
-/// How often the first node asks for votes while nothing has ever happened.
-pub(super) const FIRST_LEADER_RETRY: Duration = Duration::from_millis(100);
-
-/// In a cluster in which nothing has ever happened the members step up in the order
-/// of their priorities and ids: so long each leaves to the one before it. Voters hold to it too,
-/// counting from their own start, so that the first node wins as soon as there is a
-/// majority, however long some others have been waiting for one.
-const FIRST_LEADER_TURN: Duration = Duration::from_secs(1);
+use crate::types::{EntryId, Index, Payload, Server, Term};
 
 impl Raft {
     /// The election time-out has run out.
@@ -29,17 +19,9 @@ impl Raft {
         } else if self.disk_is_stalled {
             // Neither its vote nor its entries would count for anything.
             self.reset_election_timer(now);
-        } else if self.is_pristine() && !self.is_turn_of(now, self.config.id) {
-            self.reset_election_timer(now);
         } else {
             self.transition(now, Transition::PreCandidate);
         }
-    }
-
-    /// Whether it is `candidate`'s turn to become the very first leader.
-    fn is_turn_of(&self, now: Time, candidate: NodeId) -> bool {
-        let rank = self.membership.rank_of(candidate);
-        now >= self.started + FIRST_LEADER_TURN * u32::try_from(rank).unwrap_or(u32::MAX)
     }
 
     /// Assigns the role; nobody else does.
@@ -58,10 +40,11 @@ impl Raft {
             Transition::PreCandidate => self.become_pre_candidate(now),
             Transition::Candidate { transfer } => self.become_candidate(now, transfer),
             Transition::Leader => self.become_leader(now),
+            Transition::Founder(configuration) => self.become_founder(now, &configuration),
         }
     }
 
-    fn become_follower(&mut self, now: Time, term: Term, leader: Option<NodeId>) {
+    fn become_follower(&mut self, now: Time, term: Term, leader: Option<Server>) {
         if term > self.hard_state.term {
             // The vote is of a term; the new one has none yet.
             self.hard_state.term = term;
@@ -72,7 +55,7 @@ impl Raft {
             self.leader_heard = now;
         }
         if self.leader != leader && leader.is_some() {
-            info!(target: "Raft", "follow leader: term={term} leader={}", leader.map_or(0, |l| l.0));
+            info!(target: "Raft", "follow leader: term={term} leader={}", leader.map_or(0, |l| l.id.0));
         }
         self.leader = leader;
         self.role = Role::Follower;
@@ -83,7 +66,7 @@ impl Raft {
         debug!(target: "Raft", "election timeout, ask around before an election: term={}", self.hard_state.term);
         self.leader = None;
         let mut tally = Tally::default();
-        tally.record(self.config.id, true);
+        tally.record(self.own(), true);
         let won = self.membership.quorum().verdict(&tally) == Verdict::Won;
         self.role = Role::PreCandidate(tally);
         self.reset_election_timer(now);
@@ -98,7 +81,7 @@ impl Raft {
 
     fn become_candidate(&mut self, now: Time, transfer: bool) {
         self.hard_state.term = self.hard_state.term.next();
-        self.hard_state.voted_for = Some(self.config.id);
+        self.hard_state.voted_for = Some(self.own());
         debug!(target: "Raft", "election timeout, switch to candidate and start election: term={}", self.hard_state.term);
         self.leader = None;
         // The own vote counts once it is on disk, like everybody else's.
@@ -113,11 +96,8 @@ impl Raft {
 
     fn become_leader(&mut self, now: Time) {
         // The vote stays: dropping it would let this node vote twice in this term (§5.2).
-        assert_eq!(
-            self.hard_state.voted_for,
-            Some(self.config.id),
-            "a leader voted for itself"
-        );
+        let vote = self.hard_state.voted_for.map(|server| server.id);
+        assert_eq!(vote, Some(self.id()), "a leader voted for itself");
         assert!(
             matches!(self.role, Role::Candidate(_)),
             "only a candidate wins"
@@ -131,19 +111,37 @@ impl Raft {
         } else {
             self.append_own(Payload::Noop).index
         };
+        self.lead(now, term_start);
+    }
+
+    /// The founder writes the first entry and leads alone: it has voted for itself, and
+    /// nobody else has a vote.
+    fn become_founder(&mut self, now: Time, configuration: &Configuration) {
+        let birth = configuration.birth();
+        info!(target: "Raft", "found a cluster: birth={birth} founder={}", self.config.server);
+        self.hard_state.term = Term::ZERO.next();
+        self.hard_state.voted_for = Some(self.config.server);
+        let first = self.append_own(Payload::Config(configuration.encode()));
+        self.lead(now, first.index);
+    }
+
+    fn lead(&mut self, now: Time, term_start: Index) {
         let uncommitted = self
             .log
             .range(self.commit_index.next(), self.log.last().index);
         let uncommitted_bytes = uncommitted.map(crate::types::Entry::size_bytes).sum();
-        let members = self.membership.current().members().map(|(id, _)| id);
-        let followers: Vec<NodeId> = members.filter(|id| *id != self.config.id).collect();
+        let (members, own) = (self.membership.current().members(), self.own());
+        let followers: Vec<Server> = members
+            .map(|(server, _)| server)
+            .filter(|server| *server != own)
+            .collect();
         self.role = Role::Leader(Box::new(Leader::new(
             now,
             &followers,
             term_start,
             uncommitted_bytes,
         )));
-        self.leader = Some(self.config.id);
+        self.leader = Some(self.config.server);
         self.membership.unsettled = true;
         self.check_followers(now);
         self.send_round(now);
@@ -158,14 +156,10 @@ impl Raft {
     }
 
     pub(super) fn handle_pre_vote(&mut self, now: Time, message: &Message, last: EntryId) {
-        let granted = self.may_vote
+        let granted = self.may_grant()
             && message.term > self.hard_state.term
             && (last >= self.log.last() || mutated!(VoteForShorterLog))
-            && !self.leader_is_alive(now)
-            && (!self.is_pristine()
-                || last != EntryId::ZERO
-                || message.term > Term::ZERO.next()
-                || self.is_turn_of(now, message.from));
+            && !self.leader_is_alive(now);
         let mut reply = self.answer(message, Body::PreVoteReply { granted });
         if granted {
             reply.term = message.term;
@@ -180,7 +174,7 @@ impl Raft {
         if granted && message.term != self.hard_state.term.next() {
             return; // Of an earlier question.
         }
-        tally.record(message.from, granted);
+        tally.record(self.membership.current().counted(message.from), granted);
         match self.membership.quorum().verdict(tally) {
             Verdict::Won => self.transition(now, Transition::Candidate { transfer: false }),
             Verdict::Lost => {
@@ -197,17 +191,20 @@ impl Raft {
         last: EntryId,
         transfer: bool,
     ) {
+        let candidate = self.membership.current().counted(message.from);
         let free = match self.hard_state.voted_for {
             None => self.leader.is_none(),
-            Some(candidate) => candidate == message.from || mutated!(SecondVote),
+            // Of another directory of the same node it is another server's vote.
+            Some(voted) if mutated!(VoteByNode) => voted.id == candidate.id,
+            Some(voted) => voted == candidate || mutated!(SecondVote),
         };
         // "At least as up to date" (§5.4.1): EntryId compares the term first.
         let promised = !transfer && now < self.lease_promise;
         let up_to_date = last >= self.log.last() || mutated!(VoteForShorterLog);
-        let granted = self.may_vote && free && !promised && up_to_date;
+        let granted = self.may_grant() && free && !promised && up_to_date;
         if granted {
-            debug!(target: "Raft", "approve to vote: term={} candidate={}", self.hard_state.term, message.from.0);
-            self.hard_state.voted_for = Some(message.from);
+            debug!(target: "Raft", "approve to vote: term={} candidate={}", self.hard_state.term, message.from.id.0);
+            self.hard_state.voted_for = Some(candidate);
             if matches!(self.role, Role::PreCandidate(_)) {
                 // Else it would go on to depose the one it has just helped.
                 self.transition(now, Transition::Follower(self.hard_state.term, None));
@@ -220,18 +217,19 @@ impl Raft {
     }
 
     pub(super) fn handle_vote_reply(&mut self, now: Time, message: &Message, granted: bool) {
-        self.count_vote(now, message.from, granted);
+        let voter = self.membership.current().counted(message.from);
+        self.count_vote(now, voter, granted);
     }
 
     /// The disk has confirmed a hard state: if it is that of the running election, the
     /// own vote counts from now on.
     pub(super) fn count_own_vote(&mut self, now: Time) {
         if matches!(self.role, Role::Candidate(_)) && self.stable_state == self.hard_state {
-            self.count_vote(now, self.config.id, true);
+            self.count_vote(now, self.own(), true);
         }
     }
 
-    fn count_vote(&mut self, now: Time, voter: NodeId, granted: bool) {
+    fn count_vote(&mut self, now: Time, voter: Server, granted: bool) {
         let Role::Candidate(tally) = &mut self.role else {
             return;
         };

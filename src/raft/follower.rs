@@ -7,12 +7,12 @@ use crate::raft::configuration::Configuration;
 use crate::raft::core::{Raft, Role, Transition};
 use crate::raft::message::{Accepted, Body, Message, Rejected, SnapshotMeta};
 use crate::time::Time;
-use crate::types::{Entry, EntryId, Index, NodeId};
+use crate::types::{Birth, Entry, EntryId, Index, Payload, Server};
 
 impl Raft {
     /// Follows the sender of a leader's message of the current term; returns whether
     /// it can be the leader.
-    fn acknowledge_leader(&mut self, now: Time, from: NodeId) -> bool {
+    fn acknowledge_leader(&mut self, now: Time, from: Server) -> bool {
         let second = self.is_leader() || self.leader.is_some_and(|leader| leader != from);
         if second {
             // Only the sender's word says so: no reason to stop, every reason to shout.
@@ -91,6 +91,12 @@ impl Raft {
         entries: Vec<Entry>,
         commit: Index,
     ) {
+        if let Some(first) = entries.first()
+            && self.log.last() == EntryId::ZERO
+            && !self.begin_log(message.birth, first)
+        {
+            return;
+        }
         let match_index = entries.last().map_or(prev, |entry| entry.id.index);
         let known = entries
             .iter()
@@ -115,6 +121,29 @@ impl Raft {
         }
         self.advance_commit(commit.min(match_index));
         self.promise_match(message, match_index);
+    }
+
+    /// The first entry of an empty log decides which cluster the directory belongs to: the
+    /// one whose birth it names, or one of feature level 0, whose first members every node
+    /// was told. Returns whether it may be appended.
+    fn begin_log(&mut self, birth: Birth, first: &Entry) -> bool {
+        if !self.membership.current().is_empty() {
+            return true;
+        }
+        let named = match &first.payload {
+            Payload::Config(bytes) => {
+                Configuration::decode(bytes).map_or(Birth::NONE, |c| c.birth())
+            }
+            _ => Birth::NONE,
+        };
+        if named == Birth::NONE {
+            let first_members = self.config.first_members.clone();
+            self.membership.reset(Index::ZERO, first_members);
+        } else if named != birth {
+            error!(target: "Raft", "the first entry names another birth than its sender: entry={named} sender={birth}");
+            return false;
+        }
+        true
     }
 
     /// Drops entries that conflict with the leader's.

@@ -13,7 +13,7 @@ use crate::raft::core::{Raft, Role};
 use crate::raft::message::{Body, Message};
 use crate::raft::read::{ReadId, ReadOutcome, Reader};
 use crate::time::Time;
-use crate::types::{Index, NodeId};
+use crate::types::{Index, Server};
 
 /// Reads of a follower that wait for its leader.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Raft {
         let (Some(leader), true) = (self.leader, reads.asked.is_empty()) else {
             return;
         };
-        if reads.new.is_empty() || leader == self.config.id {
+        if reads.new.is_empty() || leader == self.config.server {
             return;
         }
         reads.asked = mem::take(&mut reads.new);
@@ -83,7 +83,7 @@ impl Raft {
         }
     }
 
-    fn ask_read_index(&mut self, now: Time, leader: NodeId) {
+    fn ask_read_index(&mut self, now: Time, leader: Server) {
         let reads = &mut self.follower_reads;
         reads.context += 1;
         reads.deadline = now + self.config.heartbeat * 2;
@@ -115,21 +115,18 @@ impl Raft {
                 from,
                 call,
                 context,
-            } => self.out.messages.push(Message {
-                from: self.config.id,
-                to: from,
-                term: self.hard_state.term,
-                call,
-                lost_directory: !self.may_vote,
-                body: Body::ReadIndexReply { context, index },
-            }),
+            } => {
+                let body = Body::ReadIndexReply { context, index };
+                let answer = self.request(from, self.hard_state.term, body);
+                self.out.messages.push(Message { call, ..answer });
+            }
         }
     }
 
     /// The leader's answer. It is of the current term, or it would not get here.
     pub(super) fn handle_read_index_reply(
         &mut self,
-        from: NodeId,
+        from: Server,
         context: u64,
         index: Option<Index>,
     ) {

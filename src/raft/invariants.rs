@@ -5,14 +5,14 @@
 
 use crate::raft::core::{Raft, Role};
 use crate::raft::log::Log;
-use crate::types::{HardState, Index, NodeId};
+use crate::types::{HardState, Index, Server};
 
 /// What a step starts from.
 pub(super) struct Mark {
     hard_state: HardState,
     commit_index: Index,
     leads: bool,
-    leader: Option<NodeId>,
+    leader: Option<Server>,
     last: Index,
 }
 
@@ -73,11 +73,8 @@ impl Mark {
             assert_eq!(before, after, "one leader a term: {}", new.term);
         }
         if let Role::Leader(_) = raft.role {
-            assert_eq!(
-                new.voted_for,
-                Some(raft.config.id),
-                "a leader has voted for itself"
-            );
+            let vote = new.voted_for.map(|server| server.id);
+            assert_eq!(vote, Some(raft.id()), "a leader has voted for itself");
         }
     }
 }

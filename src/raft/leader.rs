@@ -8,15 +8,15 @@ use log::{error, warn};
 
 use crate::limits;
 use crate::mutation::mutated;
-use crate::raft::core::{Raft, Role, Transition, request};
+use crate::raft::core::{Raft, Role, Transition};
 use crate::raft::entries::Sent;
-use crate::raft::message::{Accepted, Body, Rejected, SnapshotChunk, SnapshotMeta};
+use crate::raft::message::{Accepted, Body, Message, Rejected, SnapshotChunk, SnapshotMeta};
 use crate::raft::progress::{Progress, State};
 use crate::raft::quorum::Quorum;
 use crate::raft::read::{Reader, Reads};
 use crate::raft::transfer::Transfer;
 use crate::time::Time;
-use crate::types::{Entry, EntryId, Index, NodeId, Payload};
+use crate::types::{Entry, EntryId, Index, Payload, Server};
 
 /// Entries that ride along with a probe, in bytes: it is repeated with every
 /// heartbeat, to a follower that may be gone.
@@ -26,9 +26,9 @@ const PROBE_BYTES_MAX: usize = 4 << 10;
 #[derive(Debug)]
 pub(super) struct Leader {
     /// All other members, and who is one no more until that is committed.
-    pub(super) followers: BTreeMap<NodeId, Progress>,
+    pub(super) followers: BTreeMap<Server, Progress>,
     /// The keys of `followers`.
-    order: Vec<NodeId>,
+    order: Vec<Server>,
     pub(super) reads: Reads,
     /// Reads that came in before the first entry of this term was committed: until
     /// then the leader may not know what is committed (thesis §6.4).
@@ -52,7 +52,7 @@ pub(super) struct Leader {
 impl Leader {
     pub(super) fn new(
         now: Time,
-        followers: &[NodeId],
+        followers: &[Server],
         term_start: Index,
         uncommitted_bytes: usize,
     ) -> Leader {
@@ -111,7 +111,7 @@ impl Leader {
     /// have reached nothing.
     fn reached(
         &self,
-        (quorum, id): (&Quorum, NodeId),
+        (quorum, id): (&Quorum, Server),
         own: u64,
         reached: impl Fn(&Progress) -> u64,
     ) -> u64 {
@@ -139,7 +139,7 @@ impl Raft {
     /// been lost?
     pub(super) fn check_followers(&mut self, now: Time) {
         let (patience_min, patience) = self.config.election_timeout;
-        let who = (self.membership.quorum(), self.config.id);
+        let who = (self.membership.quorum(), self.own());
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
@@ -160,6 +160,10 @@ impl Raft {
                 progress.ask_again(base, last);
             }
         }
+        self.admit(now);
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
         // A member that has lost its directory counts again when it has an entry that was
         // made after its return and committed without it: see to it that there is one.
         let waits = |p: &Progress| !p.counts && p.match_index == last;
@@ -170,9 +174,9 @@ impl Raft {
 
     /// A follower says whether its answers count. One whose answers do not has forgotten what
     /// it once confirmed, whether or not anybody has told this node of its new directory.
-    pub(super) fn note_lost_directory(&mut self, now: Time, from: NodeId, lost: bool) {
+    pub(super) fn note_lost_directory(&mut self, now: Time, from: Server, lost: bool) {
         let next = self.log.last().index.next();
-        let Some(progress) = self.progress_mut(from) else {
+        let Some(progress) = self.progress_mut(Server::any(from.id)) else {
             return;
         };
         let counted = std::mem::replace(&mut progress.counts, !lost);
@@ -188,6 +192,7 @@ impl Raft {
     /// them what is committed, and confirms the reads that came in before it.
     pub(super) fn send_round(&mut self, now: Time) {
         let (commit_index, last) = (self.commit_index, self.log.last().index);
+        let (birth, from) = (self.birth(), self.config.server);
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
@@ -204,14 +209,21 @@ impl Raft {
                 lease,
                 state: None,
             };
-            let heartbeat = request(self.config.id, *to, self.hard_state.term, body);
-            self.out.messages.push(heartbeat);
+            self.out.messages.push(Message {
+                birth,
+                from,
+                to: *to,
+                term: self.hard_state.term,
+                call: 0,
+                lost_directory: false,
+                body,
+            });
         }
         self.confirm_rounds(); // A cluster of one is its own majority.
     }
 
     fn confirm_rounds(&mut self) {
-        let who = (self.membership.quorum(), self.config.id);
+        let who = (self.membership.quorum(), self.own());
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
@@ -254,10 +266,11 @@ impl Raft {
     pub(super) fn handle_heartbeat_reply(
         &mut self,
         now: Time,
-        from: NodeId,
+        from: Server,
         round: u64,
         (disk, full): (Duration, bool),
     ) {
+        let from = self.membership.current().counted(from);
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
@@ -268,7 +281,7 @@ impl Raft {
             error!(target: "Raft", "answer to a round that was never sent: from={from} round={round}");
             return;
         }
-        progress.heard = now;
+        progress.hear(now);
         progress.disk = disk;
         progress.full = full;
         if let Some(sent) = leader.reads.round_sent_at(round) {
@@ -302,7 +315,7 @@ impl Raft {
     }
 
     /// Sends the next entries to `to`; returns whether there might be more to send.
-    fn send_append(&mut self, now: Time, to: NodeId) -> bool {
+    fn send_append(&mut self, now: Time, to: Server) -> bool {
         let Role::Leader(leader) = &mut self.role else {
             return false;
         };
@@ -348,17 +361,18 @@ impl Raft {
     pub(super) fn handle_append_reply(
         &mut self,
         now: Time,
-        from: NodeId,
+        from: Server,
         reply: Result<Accepted, Rejected>,
     ) {
         let last = self.log.last().index;
+        let from = self.membership.current().counted(from);
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
         let Some(progress) = leader.followers.get_mut(&from) else {
             return;
         };
-        progress.heard = now;
+        progress.hear(now);
         match reply {
             Ok(Accepted { match_index }) if match_index > last => {
                 error!(target: "Raft", "a follower confirms what was never sent: from={from} index={match_index} last={last}");
@@ -405,7 +419,7 @@ impl Raft {
     /// (paper §5.4.2, Figure 8), so it is never committed by counting: it becomes
     /// committed with the first entry of our term that is.
     pub(super) fn maybe_commit(&mut self, now: Time) {
-        let who = (self.membership.quorum(), self.config.id);
+        let who = (self.membership.quorum(), self.own());
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
@@ -440,7 +454,7 @@ impl Raft {
     }
 
     /// Sends a piece of a snapshot, if `to` still waits for one.
-    pub fn send_snapshot_chunk(&mut self, to: NodeId, chunk: SnapshotChunk) {
+    pub fn send_snapshot_chunk(&mut self, to: Server, chunk: SnapshotChunk) {
         if self.awaits_snapshot(to) {
             self.send(to, Body::Snapshot(chunk));
         }
@@ -448,7 +462,7 @@ impl Raft {
 
     /// Whether `to` is being sent a snapshot.
     #[must_use]
-    pub fn awaits_snapshot(&self, to: NodeId) -> bool {
+    pub fn awaits_snapshot(&self, to: Server) -> bool {
         self.followers()
             .and_then(|followers| followers.get(&to))
             .is_some_and(|progress| progress.state == State::Snapshot)
@@ -456,7 +470,7 @@ impl Raft {
 
     /// The snapshot for `to` can't be sent, or another would serve better: asks the
     /// follower anew where it stands.
-    pub fn give_up_snapshot(&mut self, to: NodeId) {
+    pub fn give_up_snapshot(&mut self, to: Server) {
         let (base, last) = (self.log.base().index, self.log.last().index);
         if self.awaits_snapshot(to)
             && let Some(progress) = self.progress_mut(to)
@@ -468,19 +482,20 @@ impl Raft {
     pub(super) fn handle_snapshot_reply(
         &mut self,
         now: Time,
-        from: NodeId,
+        from: Server,
         snapshot: SnapshotMeta,
         next_offset: u64,
         installed: bool,
     ) {
         let last = self.log.last().index;
+        let from = self.membership.current().counted(from);
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
         let Some(progress) = leader.followers.get_mut(&from) else {
             return;
         };
-        progress.heard = now;
+        progress.hear(now);
         if progress.state != State::Snapshot || snapshot.last.index > last {
             return;
         }

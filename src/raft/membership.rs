@@ -6,15 +6,16 @@ use std::collections::VecDeque;
 use log::info;
 
 use crate::limits;
-use crate::raft::configuration::{Change, ChangeError, Configuration};
-use crate::raft::core::{Raft, Role, Transition};
+use crate::raft::configuration::{Change, ChangeError, Configuration, Step};
+use crate::raft::core::{Config, Raft, Role, Transition};
 use crate::raft::entries::Entries;
+use crate::raft::leader::Leader;
 use crate::raft::log::Log;
 use crate::raft::message::Body;
 use crate::raft::progress::{Progress, State};
 use crate::raft::quorum::Quorum;
 use crate::time::Time;
-use crate::types::{Entry, EntryId, Index, NodeId, Payload};
+use crate::types::{Entry, EntryId, Index, Payload, Server};
 
 /// The configurations that the log holds, and the one that it begins with.
 #[derive(Debug)]
@@ -33,8 +34,20 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    /// What a log holds that begins with `first`.
-    pub(super) fn restore(log: &Log, first: Configuration) -> Membership {
+    /// The configurations of a log from the disk.
+    pub(super) fn restore(log: &Log, config: &Config) -> Membership {
+        let begin = log.get(Index::ZERO.next()).map(|first| &first.payload);
+        let is_founded = match begin {
+            Some(Payload::Config(bytes)) => {
+                Configuration::decode(bytes).is_ok_and(|c| c.level() > 0)
+            }
+            _ => false,
+        };
+        let first = if config.configuration.is_empty() && begin.is_some() && !is_founded {
+            config.first_members.clone()
+        } else {
+            config.configuration.clone()
+        };
         let quorum = first.quorum();
         let mut membership = Membership {
             highest: highest_priority(&first, &quorum),
@@ -132,14 +145,14 @@ impl Membership {
     }
 
     /// The place of `id` among the voters, in the order in which they should lead.
-    pub(super) fn rank_of(&self, id: NodeId) -> usize {
-        let key = |id: NodeId| {
-            let priority = self.current().get(id).map_or(0, |member| member.priority);
-            (u8::MAX - priority, id)
+    pub(super) fn rank_of(&self, server: Server) -> usize {
+        let key = |server: Server| {
+            let member = self.current().get(server);
+            (u8::MAX - member.map_or(0, |m| m.priority), server)
         };
-        let own = key(id);
+        let own = key(server);
         let voters = self.quorum.voters();
-        if !voters.contains(&id) {
+        if !voters.contains(&server) {
             return voters.len();
         }
         voters.iter().filter(|voter| key(**voter) < own).count()
@@ -147,16 +160,23 @@ impl Membership {
 
     /// Whether `id` is among the voters of the highest priority; `None` if all have the
     /// same.
-    pub(super) fn is_preferred(&self, id: NodeId) -> Option<bool> {
+    pub(super) fn is_preferred(&self, server: Server) -> Option<bool> {
         let highest = self.highest?;
-        let own = self.current().get(id).map_or(0, |member| member.priority);
+        let own = self
+            .current()
+            .get(server)
+            .map_or(0, |member| member.priority);
         Some(own == highest)
     }
 }
 
 /// The highest priority of a voter, if not all have the same.
 fn highest_priority(configuration: &Configuration, quorum: &Quorum) -> Option<u8> {
-    let priority = |id: &NodeId| configuration.get(*id).map_or(0, |member| member.priority);
+    let priority = |server: &Server| {
+        configuration
+            .get(*server)
+            .map_or(0, |member| member.priority)
+    };
     let voters = quorum.voters();
     let highest = voters.iter().map(priority).max()?;
     let differ = voters.iter().any(|voter| priority(voter) != highest);
@@ -176,6 +196,23 @@ impl Raft {
         now: Time,
         changes: &[Change],
     ) -> Result<EntryId, ChangeError> {
+        if !self.is_leader() {
+            return Err(ChangeError::NotLeader);
+        }
+        let configuration = self.membership.current();
+        let steps: Result<Vec<Step>, ChangeError> = changes
+            .iter()
+            .map(|change| configuration.resolve(change, self.incarnation_of(change.id())))
+            .collect();
+        self.propose_steps(now, &steps?)
+    }
+
+    /// As [`Raft::propose_change`], of servers.
+    pub(super) fn propose_steps(
+        &mut self,
+        now: Time,
+        steps: &[Step],
+    ) -> Result<EntryId, ChangeError> {
         let Role::Leader(leader) = &self.role else {
             return Err(ChangeError::NotLeader);
         };
@@ -187,31 +224,43 @@ impl Raft {
         if self.membership.index() > self.commit_index {
             return Err(ChangeError::InProgress);
         }
-        let next = self.membership.current().changed(changes)?;
-        let last = self.log.last().index;
-        for change in changes {
-            if let Change::Promote(id) = change {
-                let progress = leader.followers.get(id);
-                let matched = progress.map_or(Index::ZERO, |p| p.match_index);
-                let behind = last.0.saturating_sub(matched.0);
-                let replicates = progress.is_some_and(|p| p.counts && p.state == State::Replicate);
-                if !replicates || behind > limits::CAUGHT_UP_ENTRIES {
-                    return Err(ChangeError::NotCaughtUp { id: *id, behind });
+        let next = self.membership.current().changed(steps)?;
+        for step in steps {
+            if let Step::Promote(server) = step {
+                let behind = self.behind(leader, *server);
+                if behind.is_none_or(|entries| entries > limits::CAUGHT_UP_ENTRIES) {
+                    let (id, behind) = (server.id, behind.unwrap_or(self.log.last().index.0));
+                    return Err(ChangeError::NotCaughtUp { id, behind });
                 }
             }
         }
-        // Who decides from the moment the entry is there has to be there too: a change that
-        // can't be committed can't be taken back either.
+        // A change that cannot be committed cannot be taken back either, so those who decide
+        // from the moment the entry is there must have answered in this term, lately: a new
+        // leader has not heard yet who is gone.
         let (_, patience) = self.config.election_timeout;
-        let heard = |id: NodeId| {
-            let progress = leader.followers.get(&id);
-            id == self.config.id || progress.is_some_and(|p| p.counts && p.heard + patience >= now)
+        let own = self.own();
+        let answers = |server: Server| {
+            let progress = leader.followers.get(&server);
+            server == own || progress.is_some_and(|p| p.answers(now, patience))
         };
-        if !next.quorum().is_met(heard) {
+        if !(next.quorum().is_met(answers) && self.membership.quorum().is_met(answers)) {
             return Err(ChangeError::NotReached);
         }
-        info!(target: "Raft", "change members: changes={changes:?} joint={}", next.is_joint());
+        info!(target: "Raft", "change members: steps={steps:?} joint={}", next.is_joint());
         Ok(self.append_configuration(now, &next))
+    }
+
+    /// The number of entries that a follower lacks; `None` while it does not replicate.
+    pub(super) fn behind(&self, leader: &Leader, server: Server) -> Option<u64> {
+        let progress = leader.followers.get(&server)?;
+        let replicates = progress.counts && progress.state == State::Replicate;
+        replicates.then(|| {
+            self.log
+                .last()
+                .index
+                .0
+                .saturating_sub(progress.match_index.0)
+        })
     }
 
     /// Whether a change of the members has begun and is not done.
@@ -220,7 +269,7 @@ impl Raft {
         self.membership.index() > self.commit_index || self.membership.current().is_joint()
     }
 
-    fn append_configuration(&mut self, now: Time, next: &Configuration) -> EntryId {
+    pub(super) fn append_configuration(&mut self, now: Time, next: &Configuration) -> EntryId {
         let id = self.append_own(Payload::Config(next.encode()));
         self.configuration_changed(now);
         id
@@ -229,7 +278,7 @@ impl Raft {
     /// The latest configuration in the log is another one than before.
     pub(super) fn configuration_changed(&mut self, now: Time) {
         let next = self.log.last().index.next();
-        let own = self.config.id;
+        let own = self.own();
         if let Role::Leader(leader) = &mut self.role {
             for (id, _) in self.membership.current().members() {
                 if id != own {
@@ -270,19 +319,19 @@ impl Raft {
             self.append_configuration(now, &next);
             return;
         }
-        if leader.followers.len()
-            > configuration.len() - usize::from(configuration.contains(self.config.id))
-        {
+        let own = configuration.counted(self.config.server);
+        if leader.followers.len() > configuration.len() - usize::from(configuration.contains(own)) {
             self.let_go_of_removed();
         }
         self.membership.unsettled = false;
-        if !self.membership.quorum().contains(self.config.id) {
+        if !self.membership.quorum().contains(own) {
             info!(target: "Raft", "no voter any more, step down: term={}", self.hard_state.term);
-            if let Some(to) = self.best_successor(now) {
+            if let Some(to) = self.successor(now) {
                 self.send_timeout_now(to);
             }
-            self.transition(now, Transition::Follower(self.hard_state.term, None));
+            return self.transition(now, Transition::Follower(self.hard_state.term, None));
         }
+        self.admit(now);
     }
 
     /// Serves those no more that are no members any more. Each is told, once, that this is

@@ -5,25 +5,39 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::raft::entries::Entries;
-use crate::types::{EntryId, Index, NodeId, Term};
+use crate::types::{Birth, EntryId, Incarnation, Index, Server, Term};
 
 /// A message between two nodes of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Who says it.
-    pub from: NodeId,
-    /// To whom.
-    pub to: NodeId,
+    /// The sender's cluster. Like the sender's incarnation it is known from the
+    /// introduction on the connection, and not sent with each message.
+    pub birth: Birth,
+    /// The sender.
+    pub from: Server,
+    /// The server it is meant for, as the sender counts it. An answer repeats the server
+    /// that asked, so that neither counts for another directory of the same node.
+    pub to: Server,
     /// The sender's term; for a [`Body::PreVote`] and its granted answer the term
     /// that the candidate would campaign for.
     pub term: Term,
     /// Names the call on its connection; an answer repeats it. Means nothing to Raft.
     pub call: u64,
-    /// The sender has lost its directory: what it may have promised before, it has
-    /// forgotten. Its answers tell the leader what to send, and count for nothing.
+    /// Below feature level 1: the sender has lost its directory and forgotten what it
+    /// promised. Its answers tell the leader what to send, and count for nothing.
     pub lost_directory: bool,
-    /// What is said.
+    /// The content.
     pub body: Body,
+}
+
+impl Message {
+    /// Addresses the directory that is at the other end of the connection, below feature
+    /// level 1, where configurations do not name it.
+    pub fn address(&mut self, connected: Incarnation) {
+        if self.birth == Birth::NONE && self.to.incarnation == Incarnation::NONE {
+            self.to.incarnation = connected;
+        }
+    }
 }
 
 /// The content of a message.

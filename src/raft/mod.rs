@@ -20,8 +20,9 @@
 //!
 //! A follower whose next entry is compacted gets a snapshot instead (§7).
 //!
-//! Who belongs to the cluster is an entry of the log like any other, and counts from the
-//! moment a node has it ([`configuration`], §6). A leader can hand its leadership to a
+//! The members of the cluster are an entry of the log like any other, which counts from the
+//! moment a node has it ([`configuration`], §6), the first entry included: a cluster begins
+//! with the founder's. A leader can hand its leadership to a
 //! follower that has caught up (thesis §3.10).
 //!
 //! # How it is driven
@@ -37,10 +38,12 @@
 //!
 //! [`core`](self) types and step: `core.rs`; elections: `election.rs`; the leader:
 //! `leader.rs`; the follower: `follower.rs`; members: `configuration.rs` (what may follow
-//! what) and `membership.rs` (how a change comes about); handing over: `transfer.rs`;
+//! what), `membership.rs` (how a change comes about) and `admission.rs` (changes that the
+//! leader makes by itself); handing over: `transfer.rs`;
 //! reads: `read.rs`, `follower_read.rs`; what must hold after each step: `invariants.rs`;
 //! scripts that read like stories: `tests/`.
 
+mod admission;
 pub mod configuration;
 mod core;
 mod election;
@@ -61,8 +64,9 @@ mod tests;
 mod transfer;
 mod view;
 
+pub use self::admission::Introduction;
 pub use self::configuration::{
-    Change, ChangeError, Configuration, ConfigurationError, Member, Standing,
+    Change, ChangeError, Configuration, ConfigurationError, LEVEL_MAX, Member, Standing, Step,
 };
 pub use self::core::{Config, ProposeError, Raft};
 pub use self::entries::Entries;

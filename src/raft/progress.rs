@@ -41,11 +41,19 @@ pub struct Progress {
     pub next_index: Index,
     /// How it is being served.
     pub state: State,
-    /// Whether it counts in majorities: not while it catches up after it has lost its
-    /// directory.
+    /// Whether it counts in majorities. Below feature level 1 it does not while it catches
+    /// up after it has lost its directory.
     pub counts: bool,
-    /// When it was last heard of, in this term.
+    /// When it was last heard of, or when this node began to lead: the clock of
+    /// check-quorum, which gives a new leader time.
     pub heard: Time,
+    /// When it last answered in this term; [`Time::ZERO`] before. What is decided now by
+    /// those who are there, such as a change of the members, goes by this.
+    pub answered: Time,
+    /// When this node began to serve it.
+    pub began: Time,
+    /// When anything was last heard of it, requests included.
+    pub alive: Time,
     /// The newest heartbeat round it has answered.
     pub round: u64,
     /// How slow its disk is, by its own account; see
@@ -71,6 +79,9 @@ impl Progress {
             state: State::Probe { sent: false },
             counts: true,
             heard: now,
+            answered: Time::ZERO,
+            began: now,
+            alive: now,
             round: 0,
             disk: Duration::ZERO,
             full: false,
@@ -79,6 +90,19 @@ impl Progress {
             inflight: VecDeque::new(),
             inflight_bytes: 0,
         }
+    }
+
+    /// The follower has answered.
+    pub fn hear(&mut self, now: Time) {
+        self.heard = now;
+        self.answered = now;
+        self.alive = now;
+    }
+
+    /// Whether it has answered in this term, `patience` ago at most.
+    #[must_use]
+    pub fn answers(&self, now: Time, patience: Duration) -> bool {
+        self.counts && self.answered != Time::ZERO && self.answered + patience >= now
     }
 
     /// Whether another AppendEntries may be sent now. A window always admits one

@@ -1,7 +1,7 @@
 //! What a majority is, and what it agrees on (paper §5.2, §5.4; joint: §6).
 
 use crate::limits;
-use crate::types::NodeId;
+use crate::types::Server;
 
 /// How many of `voters` nodes are a majority.
 #[must_use]
@@ -13,44 +13,44 @@ pub fn majority(voters: usize) -> usize {
 /// with a majority of its own (paper §6).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Quorum {
-    new: Vec<NodeId>,
+    new: Vec<Server>,
     /// Empty unless the configuration is joint.
-    old: Vec<NodeId>,
+    old: Vec<Server>,
 }
 
 impl Quorum {
-    /// Of the voters `new`, and of the voters `old` too, if there are any.
+    /// Of the voters `new`, and of the voters `old` too, if there are any. Without voters,
+    /// as before a node is founded or adopted, nothing is ever decided.
     ///
     /// # Panics
-    /// If there are no voters, or more than [`limits::MEMBERS_MAX`].
+    /// If there are more voters than [`limits::MEMBERS_MAX`].
     #[must_use]
-    pub fn new(new: Vec<NodeId>, old: Vec<NodeId>) -> Quorum {
-        assert!(!new.is_empty(), "a cluster has voters");
+    pub fn new(new: Vec<Server>, old: Vec<Server>) -> Quorum {
         assert!(new.len().max(old.len()) <= limits::MEMBERS_MAX);
         Quorum { new, old }
     }
 
     /// The voters; of a joint configuration the new ones.
     #[must_use]
-    pub fn voters(&self) -> &[NodeId] {
+    pub fn voters(&self) -> &[Server] {
         &self.new
     }
 
     /// Whether `id` votes, among the new voters or the old.
     #[must_use]
-    pub fn contains(&self, id: NodeId) -> bool {
+    pub fn contains(&self, id: Server) -> bool {
         self.new.contains(&id) || self.old.contains(&id)
     }
 
     /// All who vote, each once.
-    pub fn all(&self) -> impl Iterator<Item = NodeId> {
+    pub fn all(&self) -> impl Iterator<Item = Server> {
         let only_old = self.old.iter().filter(|id| !self.new.contains(id));
         self.new.iter().chain(only_old).copied()
     }
 
     /// The highest value that a majority of each half has reached: of the values of its
     /// voters, the one that a majority is at or above.
-    pub fn reached(&self, value: impl Fn(NodeId) -> u64) -> u64 {
+    pub fn reached(&self, value: impl Fn(Server) -> u64) -> u64 {
         let new = reached_by_majority(&self.new, &value);
         if self.old.is_empty() {
             return new;
@@ -73,12 +73,15 @@ impl Quorum {
     }
 
     /// Whether those who fulfil `condition` are a majority of each half.
-    pub fn is_met(&self, condition: impl Fn(NodeId) -> bool) -> bool {
+    pub fn is_met(&self, condition: impl Fn(Server) -> bool) -> bool {
         self.reached(|id| u64::from(condition(id))) == 1
     }
 }
 
-fn reached_by_majority(voters: &[NodeId], value: impl Fn(NodeId) -> u64) -> u64 {
+fn reached_by_majority(voters: &[Server], value: impl Fn(Server) -> u64) -> u64 {
+    if voters.is_empty() {
+        return 0;
+    }
     let mut values = [0; limits::MEMBERS_MAX];
     let values = &mut values[..voters.len()];
     for (place, voter) in values.iter_mut().zip(voters) {
@@ -91,8 +94,8 @@ fn reached_by_majority(voters: &[NodeId], value: impl Fn(NodeId) -> u64) -> u64 
 /// The votes of an election.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    granted: Vec<NodeId>,
-    refused: Vec<NodeId>,
+    granted: Vec<Server>,
+    refused: Vec<Server>,
 }
 
 /// How an election stands.
@@ -109,7 +112,7 @@ pub enum Verdict {
 impl Tally {
     /// Counts a vote. The first answer of a voter stands: an updated vote must never
     /// be counted as a second one.
-    pub fn record(&mut self, voter: NodeId, granted: bool) {
+    pub fn record(&mut self, voter: Server, granted: bool) {
         if !self.granted.contains(&voter) && !self.refused.contains(&voter) {
             if granted {
                 &mut self.granted
@@ -121,8 +124,8 @@ impl Tally {
     }
 
     /// How it stands among these voters; who is not among them does not count.
-    fn verdict(&self, voters: &[NodeId]) -> Verdict {
-        let of = |list: &[NodeId]| list.iter().filter(|id| voters.contains(id)).count();
+    fn verdict(&self, voters: &[Server]) -> Verdict {
+        let of = |list: &[Server]| list.iter().filter(|id| voters.contains(id)).count();
         if of(&self.granted) >= majority(voters.len()) {
             Verdict::Won
         } else if voters.len() - of(&self.refused) < majority(voters.len()) {
@@ -136,6 +139,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::NodeId;
     use proptest::prelude::*;
 
     #[test]
@@ -146,8 +150,8 @@ mod tests {
         }
     }
 
-    fn ids(list: &[u64]) -> Vec<NodeId> {
-        list.iter().copied().map(NodeId).collect()
+    fn ids(list: &[u64]) -> Vec<Server> {
+        list.iter().copied().map(NodeId).map(Server::any).collect()
     }
 
     /// Voters by brute force: any subset of eight nodes, not empty.
@@ -176,7 +180,7 @@ mod tests {
                 .find(|i| on_majority(&new, *i) && on_majority(&old, *i))
                 .unwrap();
             let quorum = Quorum::new(ids(&new), ids(&old));
-            prop_assert_eq!(quorum.reached(|id| matched[id.0 as usize]), brute);
+            prop_assert_eq!(quorum.reached(|server| matched[server.id.0 as usize]), brute);
         }
 
         #[test]
@@ -188,7 +192,7 @@ mod tests {
             let mut tally = Tally::default();
             let mut first = std::collections::BTreeMap::new();
             for (voter, granted) in answers {
-                tally.record(NodeId(voter), granted);
+                tally.record(Server::any(NodeId(voter)), granted);
                 first.entry(voter).or_insert(granted);
             }
             // Brute force: every way in which the others may still vote.
@@ -223,7 +227,7 @@ mod tests {
             };
             let quorum = Quorum::new(ids(&new), ids(&old));
             prop_assert_eq!(
-                quorum.is_met(|id| yes[id.0 as usize]),
+                quorum.is_met(|server| yes[server.id.0 as usize]),
                 majority_of(&new) && majority_of(&old)
             );
         }

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 
 use crate::mutation::mutated;
 use crate::time::Time;
-use crate::types::{Index, NodeId};
+use crate::types::{Index, Server};
 
 /// Names a read for whoever asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,7 +40,7 @@ pub(super) enum Reader {
     /// A follower, for clients of its own: it is answered with its context, as the
     /// answer to this call.
     Follower {
-        from: NodeId,
+        from: Server,
         call: u64,
         context: u64,
     },

@@ -2,7 +2,7 @@
 
 use crate::raft::message::{Message, SnapshotChunk, SnapshotMeta};
 use crate::raft::read::ReadOutcome;
-use crate::types::{EntryId, HardState, Index, NodeId};
+use crate::types::{EntryId, HardState, Index, Server};
 
 /// What has to be written, as one batch. The entries are [`super::Raft::unwritten`].
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -30,11 +30,11 @@ pub struct Ready {
     /// Reads that may be answered, and reads that can't.
     pub reads: Vec<ReadOutcome>,
     /// Followers that need a snapshot.
-    pub snapshots_wanted: Vec<NodeId>,
+    pub snapshots_wanted: Vec<Server>,
     /// Pieces of a snapshot that the leader sent, with the call to answer.
     pub chunks: Vec<(Message, SnapshotChunk)>,
     /// Answers of followers that are being sent a snapshot.
-    pub chunk_replies: Vec<(NodeId, SnapshotMeta, u64)>,
+    pub chunk_replies: Vec<(Server, SnapshotMeta, u64)>,
 }
 
 impl Ready {

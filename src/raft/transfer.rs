@@ -9,7 +9,7 @@ use crate::raft::core::{Raft, Role, Transition};
 use crate::raft::message::Body;
 use crate::raft::progress::State;
 use crate::time::Time;
-use crate::types::NodeId;
+use crate::types::{NodeId, Server};
 
 /// Why leadership is not handed over. Nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,7 +31,7 @@ pub enum TransferError {
 /// A hand-over that is under way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transfer {
-    to: NodeId,
+    to: Server,
     /// When the leader goes on leading.
     deadline: Time,
     /// Whether the successor has been told to campaign.
@@ -49,15 +49,16 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else {
             return Err(TransferError::NotLeader);
         };
-        if to == self.config.id {
+        if to == self.config.server.id {
             return Ok(());
         }
-        if !self.membership.quorum().voters().contains(&to) {
+        let mut voters = self.membership.quorum().voters().iter().copied();
+        let Some(server) = voters.find(|voter| voter.id == to) else {
             return Err(TransferError::NotVoter(to));
-        }
+        };
         let (patience, timeout) = self.config.election_timeout;
-        match leader.followers.get(&to) {
-            Some(progress) if progress.counts && progress.heard + patience >= now => {}
+        match leader.followers.get(&server) {
+            Some(progress) if progress.answers(now, patience) => {}
             _ => return Err(TransferError::NotReached(to)),
         }
         if leader.transfer.is_some() || self.membership.current().is_joint() {
@@ -65,7 +66,7 @@ impl Raft {
         }
         info!(target: "Raft", "hand leadership over: to={to} term={}", self.hard_state.term);
         leader.transfer = Some(Transfer {
-            to,
+            to: server,
             deadline: now + timeout,
             told: false,
         });
@@ -77,7 +78,7 @@ impl Raft {
     #[must_use]
     pub fn transferee(&self) -> Option<NodeId> {
         match &self.role {
-            Role::Leader(leader) => leader.transfer.map(|transfer| transfer.to),
+            Role::Leader(leader) => leader.transfer.map(|transfer| transfer.to.id),
             _ => None,
         }
     }
@@ -86,6 +87,10 @@ impl Raft {
     /// that are heard of, whose disks are not slow and have room, and whose logs are longest.
     #[must_use]
     pub fn best_successor(&self, now: Time) -> Option<NodeId> {
+        self.successor(now).map(|server| server.id)
+    }
+
+    pub(super) fn successor(&self, now: Time) -> Option<Server> {
         let Role::Leader(leader) = &self.role else {
             return None;
         };
@@ -94,9 +99,7 @@ impl Raft {
         voters
             .filter_map(|id| {
                 let progress = leader.followers.get(id)?;
-                let fit = progress.counts
-                    && progress.state == State::Replicate
-                    && progress.heard + patience >= now;
+                let fit = progress.state == State::Replicate && progress.answers(now, patience);
                 let has_disk = progress.disk < self.config.disk_patience && !progress.full;
                 let rank = std::cmp::Reverse(self.membership.rank_of(*id));
                 // All who have what is committed are as good as each other.
@@ -110,9 +113,9 @@ impl Raft {
     /// Who could take over that has room on its disk, as [`Raft::best_successor`].
     #[must_use]
     pub fn successor_with_room(&self, now: Time) -> Option<NodeId> {
-        let best = self.best_successor(now)?;
+        let best = self.successor(now)?;
         let progress = self.followers()?.get(&best)?;
-        (!progress.full && progress.disk < self.config.disk_patience).then_some(best)
+        (!progress.full && progress.disk < self.config.disk_patience).then_some(best.id)
     }
 
     /// Takes the next step of a hand-over.
@@ -124,7 +127,7 @@ impl Raft {
             return;
         };
         if now >= transfer.deadline {
-            warn!(target: "Raft", "leadership was not taken over in time, go on: to={}", transfer.to);
+            warn!(target: "Raft", "leadership was not taken over in time, go on: to={}", transfer.to.id);
             leader.transfer = None;
             return;
         }
@@ -139,7 +142,7 @@ impl Raft {
         }
     }
 
-    pub(super) fn send_timeout_now(&mut self, to: NodeId) {
+    pub(super) fn send_timeout_now(&mut self, to: Server) {
         if let Role::Leader(leader) = &mut self.role {
             // From here on another leader may come up at any time, at the latest when this
             // message arrives: so for the rest of the term.
@@ -149,7 +152,7 @@ impl Raft {
     }
 
     /// The leader wants this node to take over.
-    pub(super) fn handle_timeout_now(&mut self, now: Time, from: NodeId) {
+    pub(super) fn handle_timeout_now(&mut self, now: Time, from: Server) {
         if !matches!(self.role, Role::Follower)
             || self.leader.is_some_and(|leader| leader != from)
             || !self.may_campaign()
@@ -187,7 +190,7 @@ impl Raft {
         let voters = self.membership.quorum().voters().len();
         if self.is_leader() && self.disk_is_stalled && voters > 1 {
             warn!(target: "Raft", "the disk makes no progress, step down: term={} for_ms={}", self.hard_state.term, waiting.as_millis());
-            if let Some(to) = self.best_successor(now) {
+            if let Some(to) = self.successor(now) {
                 self.send_timeout_now(to);
             }
             self.transition(now, Transition::Follower(self.hard_state.term, None));

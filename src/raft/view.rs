@@ -7,7 +7,7 @@ use crate::raft::core::{Raft, Role};
 use crate::raft::log::Log;
 use crate::raft::progress::Progress;
 use crate::raft::quorum::Quorum;
-use crate::types::{HardState, Index, NodeId, Term};
+use crate::types::{Birth, HardState, Index, NodeId, Server, Term};
 
 /// What a node is doing, for status and logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,19 @@ impl Raft {
     /// This node.
     #[must_use]
     pub fn id(&self) -> NodeId {
-        self.config.id
+        self.config.server.id
+    }
+
+    /// This node and its data directory.
+    #[must_use]
+    pub fn server(&self) -> Server {
+        self.config.server
+    }
+
+    /// The cluster that this node belongs to, by the latest configuration in its log.
+    #[must_use]
+    pub fn birth(&self) -> Birth {
+        self.membership.current().birth()
     }
 
     /// Who belongs to the cluster, by the latest word in the log.
@@ -87,7 +99,7 @@ impl Raft {
     /// Who leads the current term, as far as this node knows.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
-        self.leader
+        self.leader.map(|server| server.id)
     }
 
     /// Whether this node leads.
@@ -96,10 +108,14 @@ impl Raft {
         matches!(self.role, Role::Leader(_))
     }
 
-    /// Whether this node takes part in elections.
+    /// Whether this directory takes part in elections: a configuration names it among the
+    /// voters, or, below feature level 1, it is established.
     #[must_use]
     pub fn may_vote(&self) -> bool {
-        self.may_vote
+        match self.membership.current().level() {
+            0 => self.config.established,
+            _ => self.membership.quorum().contains(self.config.server),
+        }
     }
 
     /// What this node is doing.
@@ -133,14 +149,14 @@ impl Raft {
 
     /// What the leader knows of its followers; empty elsewhere.
     #[must_use]
-    pub fn followers(&self) -> Option<&BTreeMap<NodeId, Progress>> {
+    pub fn followers(&self) -> Option<&BTreeMap<Server, Progress>> {
         match &self.role {
             Role::Leader(leader) => Some(&leader.followers),
             _ => None,
         }
     }
 
-    pub(super) fn progress_mut(&mut self, peer: NodeId) -> Option<&mut Progress> {
+    pub(super) fn progress_mut(&mut self, peer: Server) -> Option<&mut Progress> {
         match &mut self.role {
             Role::Leader(leader) => leader.followers.get_mut(&peer),
             _ => None,

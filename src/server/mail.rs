@@ -72,6 +72,8 @@ pub(super) enum ToPeer {
     HelloReply(Caller, HelloReply),
     /// Whom this node talks to from now on.
     Members(BTreeMap<NodeId, SocketAddr>),
+    /// Facts of an introduction have changed: all connections between nodes are to end.
+    Reintroduce,
 }
 
 /// To a reactor.

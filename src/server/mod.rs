@@ -29,16 +29,16 @@ use log::{debug, info, warn};
 use rand::TryRng;
 use rand::rngs::SysRng;
 
-use crate::config::{Cluster, Member, Tuning};
+use crate::config::{Cluster, Founding, Member, Tuning};
 use crate::disk::{DataDir, DiskEvent, FileDisk};
 use crate::kv::SessionLimits;
 use crate::limits;
 use crate::mailbox::{self, Doorbell, Sender, TrySendError};
 use crate::mem::Buffer;
 use crate::net::{self, ConnectionBudget, ConnectionMap, EventLoop, Sharing};
-use crate::node::{Answer, Node, NodeConfig};
+use crate::node::{Addresses, Answer, Node, NodeConfig};
 use crate::proto;
-use crate::raft::Configuration;
+use crate::raft::{Configuration, LEVEL_MAX};
 use crate::server::clients::Clients;
 use crate::server::cores::{Cores, interrupt_nobody};
 use crate::server::mail::{
@@ -48,7 +48,7 @@ use crate::server::mail::{
 use crate::server::peers::{Connected, Peers};
 use crate::server::raft_thread::{Clock, RaftThread};
 use crate::server::reactor::Reactor;
-use crate::types::NodeId;
+use crate::types::{Birth, NodeId};
 
 pub use raft_thread::Ending;
 
@@ -70,6 +70,11 @@ pub struct ServerOptions {
     pub data_dir: PathBuf,
     /// Whether a damaged directory is moved aside, and the node catches up from its peers.
     pub rejoin: bool,
+    /// When a new directory founds the cluster by itself.
+    pub founding: Founding,
+    /// Whether nodes are reached at the addresses of `cluster`, whatever the log says, until
+    /// the log has others.
+    pub addresses_from_file: bool,
 }
 
 /// Why a server does not start. Nothing was damaged.
@@ -94,6 +99,14 @@ pub enum StartError {
         /// What is wrong with it.
         source: crate::node::OpenError,
     },
+    /// A cluster is founded in a new directory.
+    #[error(
+        "{path}: has data in it; --found is for a new directory, once in the life of a cluster: start the node without it"
+    )]
+    NotNew {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The system is out of something.
     #[error("{what}: {source}")]
     System {
@@ -110,7 +123,9 @@ impl StartError {
         match self {
             StartError::Directory(error) => error.is_damage(),
             StartError::Recovery { source, .. } => source.is_damage(),
-            StartError::Listen { .. } | StartError::System { .. } => false,
+            StartError::Listen { .. } | StartError::NotNew { .. } | StartError::System { .. } => {
+                false
+            }
         }
     }
 }
@@ -240,6 +255,41 @@ impl Server {
     }
 }
 
+/// Founds the cluster in a new data directory, on disk, and returns: see `--found`.
+///
+/// # Errors
+/// See [`StartError`]; [`StartError::NotNew`] if the directory has anything in it.
+pub fn found(options: &ServerOptions) -> Result<Birth, StartError> {
+    let seed = SysRng
+        .try_next_u64()
+        .map_err(|e| system("draw a random seed")(io::Error::other(e)))?;
+    let clock = Clock::start();
+    let (events, mail) = crossbeam_channel::unbounded();
+    let sink = Arc::new(move |event| drop(events.send(event)));
+    let mut node = open_node(options, seed, clock, sink)?;
+    if !node.is_new() {
+        let path = options.data_dir.join(format!("raftnode_{}", options.id.0));
+        return Err(StartError::NotNew { path });
+    }
+    node.found(clock.now());
+    loop {
+        node.flush(clock.now());
+        if let Some(why) = node.failure() {
+            return Err(system("found the cluster")(io::Error::other(
+                why.to_owned(),
+            )));
+        }
+        if node.birth() != Birth::NONE {
+            node.seal();
+            return Ok(node.birth());
+        }
+        // The disk's threads answer or fail; they end with the node.
+        if let Ok(event) = mail.recv() {
+            node.handle_disk(clock.now(), event);
+        }
+    }
+}
+
 fn system(what: &'static str) -> impl Fn(io::Error) -> StartError {
     move |source| StartError::System { what, source }
 }
@@ -289,11 +339,11 @@ fn recover(
     lane: &Sender<DiskEvent>,
 ) -> Result<Node<FileDisk>, StartError> {
     let cluster_id = options.cluster.cluster_id();
-    match open_node(options, seed, clock, lane.clone()) {
+    match open_node(options, seed, clock, disk_sink(lane.clone())) {
         Err(error) if options.rejoin && error.is_damage() => {
             let aside = DataDir::set_aside(&options.data_dir, options.id, cluster_id)?;
             warn!(target: "RaftClerk", "rejoin: data moved aside: to={} reason={error}", aside.display());
-            open_node(options, seed, clock, lane.clone())
+            open_node(options, seed, clock, disk_sink(lane.clone()))
         }
         result => result,
     }
@@ -303,19 +353,15 @@ fn open_node(
     options: &ServerOptions,
     seed: u64,
     clock: Clock,
-    lane: Sender<DiskEvent>,
+    sink: Arc<dyn Fn(DiskEvent) + Send + Sync>,
 ) -> Result<Node<FileDisk>, StartError> {
     let cluster_id = options.cluster.cluster_id();
-    let directory = if options.rejoin {
-        DataDir::open_rejoining(&options.data_dir, options.id, cluster_id)?
-    } else {
-        DataDir::open(&options.data_dir, options.id, cluster_id)?
-    };
+    let directory = DataDir::open(&options.data_dir, options.id, cluster_id)?;
     let path = directory.path().display().to_string();
-    info!(target: "RaftClerk", "data directory: path={path} incarnation={:016x} rejoins={}", directory.incarnation(), directory.rejoins());
+    let meta = directory.meta();
+    info!(target: "RaftClerk", "data directory: path={path} incarnation={:016x} birth={} rejoins={}", meta.incarnation, meta.birth, meta.replaces.is_some());
     let config = node_config(&directory, options, seed);
-    let disk = FileDisk::open(directory, disk_sink(lane))
-        .map_err(system("start the threads of the disk"))?;
+    let disk = FileDisk::open(directory, sink).map_err(system("start the threads of the disk"))?;
     let (node, summary) = Node::open(config, disk, clock.now())
         .map_err(|source| StartError::Recovery { path, source })?;
     info!(target: "RaftClerk", "recovered: term={} snapshot={} entries={} torn={}", node.raft().term(), summary.snapshot, summary.entries, summary.torn);
@@ -333,7 +379,7 @@ fn start_reactors(
     let connected = Arc::new(Connected::default());
     let (to_peers, mail) = mailbox::channel(PEER_MAIL_MAX, listening.loops[0].doorbell());
     let mut peers = Some(Peers::new(
-        (options.id, options.cluster.cluster_id()),
+        options.id,
         listening.peer_listener,
         connected.clone(),
         lanes.peers.clone(),
@@ -458,8 +504,14 @@ fn node_config(directory: &DataDir, options: &ServerOptions, seed: u64) -> NodeC
         disk_patience: tuning.disk_patience,
         disk_give_up: tuning.disk_give_up,
         cluster_id: cluster.cluster_id(),
-        incarnation: directory.incarnation(),
-        rejoins: directory.rejoins(),
+        founding: options.founding,
+        level: LEVEL_MAX,
+        addresses: Addresses {
+            peer: options.member.peer.to_string(),
+            client: options.member.client.to_string(),
+        },
+        addresses_from_file: options.addresses_from_file,
+        meta: directory.meta().clone(),
         election_timeout: (tuning.election_timeout_min, tuning.election_timeout_max),
         heartbeat: tuning.heartbeat,
         seed,

@@ -12,11 +12,11 @@ use crate::limits;
 use crate::mailbox::{Receiver, Sender};
 use crate::net::envelope::{Envelope, decode_envelope};
 use crate::net::{ConnectionId, ConnectionMap, ConnectorId, Io, ListenerId};
-use crate::node::{Caller, Hello, HelloReply};
-use crate::proto::{self, AppendEncoder};
+use crate::node::{Caller, Facts, Hello, HelloReply};
+use crate::proto::{self, AppendEncoder, Link};
 use crate::raft::{Body, Message};
 use crate::server::mail::{FromPeer, ToPeer, connection_number, connection_of};
-use crate::types::NodeId;
+use crate::types::{NodeId, Server};
 
 /// Which peers are connected, for the status of other reactors.
 #[derive(Debug, Default)]
@@ -43,16 +43,18 @@ impl Connected {
 
 pub(super) struct Peers {
     id: NodeId,
-    cluster_id: u64,
     pub(super) listener: ListenerId,
     connected: Arc<Connected>,
     to_raft: Sender<FromPeer>,
     mail: Receiver<ToPeer>,
     /// What we have dialled.
     outgoing: BTreeMap<NodeId, Outgoing>,
-    /// Who has introduced itself on which connection, and where answers go.
-    introduced: ConnectionMap<NodeId>,
-    incoming: BTreeMap<NodeId, ConnectionId>,
+    /// Peers that have introduced themselves, by their connections.
+    introduced: ConnectionMap<Link>,
+    /// The connection to which answers for each of them go.
+    incoming: BTreeMap<Server, ConnectionId>,
+    /// Introductions that the raft thread has not judged yet.
+    asked: ConnectionMap<Link>,
     next_sequence: u64,
     appends: AppendEncoder,
     unrung: bool,
@@ -64,13 +66,13 @@ struct Outgoing {
     connection: Option<ConnectionId>,
     /// Whether the peer has accepted our introduction on this connection.
     ready: bool,
-    /// Names the peer's data directory, as it has last introduced itself.
-    incarnation: Option<u64>,
+    /// The peer, as it has introduced itself on this connection.
+    link: Option<Link>,
 }
 
 impl Peers {
     pub(super) fn new(
-        (id, cluster_id): (NodeId, u64),
+        id: NodeId,
         listener: ListenerId,
         connected: Arc<Connected>,
         to_raft: Sender<FromPeer>,
@@ -78,13 +80,13 @@ impl Peers {
     ) -> Peers {
         Peers {
             id,
-            cluster_id,
             listener,
             connected,
             to_raft,
             mail,
             outgoing: BTreeMap::new(),
             introduced: ConnectionMap::default(),
+            asked: ConnectionMap::default(),
             incoming: BTreeMap::new(),
             next_sequence: 1,
             appends: AppendEncoder::default(),
@@ -114,7 +116,7 @@ impl Peers {
                 address,
                 connection: None,
                 ready: false,
-                incarnation: None,
+                link: None,
             });
         }
     }
@@ -134,12 +136,14 @@ impl Peers {
         if let Some(outgoing) = self.outgoing.get_mut(&peer) {
             outgoing.connection = Some(connection);
             outgoing.ready = false;
+            outgoing.link = None;
             self.forward(FromPeer::Connected(peer));
         }
     }
 
     pub(super) fn on_close(&mut self, connection: ConnectionId) {
-        if let Some(peer) = self.introduced.remove(connection)
+        self.asked.remove(connection);
+        if let Some(Link { peer, .. }) = self.introduced.remove(connection)
             && self.incoming.get(&peer) == Some(&connection)
         {
             self.incoming.remove(&peer);
@@ -179,39 +183,37 @@ impl Peers {
             }
             return;
         }
-        let Some(from) = self.introduced.get(connection).copied() else {
+        let Some(link) = self.introduced.get(connection) else {
             return shut_out(io, connection, "it has not introduced itself");
         };
-        let Envelope {
-            method,
-            sequence,
-            payload,
-            ..
-        } = envelope;
-        match proto::decode_peer_request(from, self.id, &method, sequence, payload) {
+        match proto::decode_peer_request(link, &envelope) {
             Ok(message) => self.forward(FromPeer::Message(message)),
             Err(error) => shut_out(io, connection, &error.to_string()),
         }
     }
 
     fn take_hello(&mut self, io: &mut Io, caller: Caller, hello: Hello) {
-        // The node judges introductions; a stranger's must not have any effect before that.
-        let ours = hello.cluster_id == self.cluster_id && hello.to == self.id;
-        if ours && let Some(outgoing) = self.outgoing.get_mut(&hello.from) {
-            // What an earlier directory of this peer has promised, and may still be on its
-            // way, counts no more: nothing of it comes in after this introduction.
-            let before = outgoing.incarnation.replace(hello.incarnation);
-            if before.is_some_and(|before| before != hello.incarnation)
-                && let Some(connection) = outgoing.connection
-            {
-                io.abort(connection);
-            }
+        if let Some(outgoing) = self.outgoing.get_mut(&hello.from) {
             // Whoever dials us can be dialled: no use in waiting out a back-off.
             io.reset_backoff(outgoing.connector);
         }
+        let connection = connection_of(caller.connection);
         // Counts once the raft thread has accepted it; see `send_hello_reply`.
-        self.introduced.remove(connection_of(caller.connection));
+        self.introduced.remove(connection);
+        self.asked
+            .insert(connection, self.link(hello.from, &hello.facts));
         self.forward(FromPeer::Hello(caller, hello));
+    }
+
+    fn link(&self, peer: NodeId, facts: &Facts) -> Link {
+        Link {
+            peer: Server {
+                id: peer,
+                incarnation: facts.incarnation,
+            },
+            birth: facts.birth,
+            own: self.id,
+        }
     }
 
     /// A frame on a connection that we have dialled: an answer.
@@ -221,38 +223,58 @@ impl Peers {
         };
         let known = self
             .outgoing
-            .iter_mut()
+            .iter()
             .find(|(_, out)| out.connection == Some(connection));
-        let Some((from, outgoing)) = known else {
+        let Some((&from, outgoing)) = known else {
             return io.abort(connection);
         };
-        let from = *from;
-        let Envelope {
-            method,
-            sequence,
-            payload,
-            ..
-        } = envelope;
-        if method == proto::HELLO.as_bytes() {
-            match proto::decode_hello_reply(self.id, payload) {
-                Ok(reply) => {
-                    outgoing.ready = reply.refused.is_none();
-                    if outgoing.ready {
-                        info!(target: "RaftRpc", "peer connected: peer={from}");
-                        self.connected.set(from, true);
-                    } else {
-                        // It says why, and the operator has to look: no storm of tries.
-                        io.close(connection);
-                    }
-                    self.forward(FromPeer::HelloReply(from, reply));
-                }
+        if envelope.method == proto::HELLO.as_bytes() {
+            match proto::decode_hello_reply(self.id, envelope.payload) {
+                Ok(reply) => self.take_hello_reply(io, connection, from, reply),
                 Err(error) => shut_out(io, connection, &error.to_string()),
             }
             return;
         }
-        match proto::decode_reply(from, self.id, &method, sequence, payload) {
+        let Some(link) = &outgoing.link else {
+            return shut_out(io, connection, "it answers before it was introduced");
+        };
+        match proto::decode_reply(link, &envelope) {
             Ok(message) => self.forward(FromPeer::Message(message)),
             Err(error) => shut_out(io, connection, &error.to_string()),
+        }
+    }
+
+    fn take_hello_reply(
+        &mut self,
+        io: &mut Io,
+        connection: ConnectionId,
+        from: NodeId,
+        reply: HelloReply,
+    ) {
+        let link = self.link(from, &reply.facts);
+        if let Some(outgoing) = self.outgoing.get_mut(&from) {
+            outgoing.link = Some(link);
+            outgoing.ready = reply.refused.is_none();
+        }
+        if reply.refused.is_none() {
+            info!(target: "RaftRpc", "peer connected: peer={}", link.peer);
+            self.connected.set(from, true);
+        } else {
+            // It says why, and the operator has to look: no storm of tries.
+            io.close(connection);
+        }
+        self.forward(FromPeer::HelloReply(from, reply));
+    }
+
+    /// Ends all connections to peers: they are made and introduced anew.
+    fn reintroduce(&mut self, io: &mut Io) {
+        let dialled = self.outgoing.values().filter_map(|out| out.connection);
+        let all: Vec<ConnectionId> = dialled.chain(self.incoming.values().copied()).collect();
+        for connection in all {
+            io.abort(connection);
+        }
+        for outgoing in self.outgoing.values() {
+            io.reset_backoff(outgoing.connector);
         }
     }
 
@@ -260,7 +282,7 @@ impl Peers {
     pub(super) fn send_messages(&mut self, io: &mut Io) {
         while let Some(mail) = self.mail.try_recv() {
             match mail {
-                ToPeer::Message(message) => self.send_message(io, &message),
+                ToPeer::Message(message) => self.send_message(io, message),
                 ToPeer::Hello(hello) => {
                     let outgoing = self.outgoing.get(&hello.to);
                     if let Some(connection) = outgoing.and_then(|out| out.connection) {
@@ -271,19 +293,23 @@ impl Peers {
                 }
                 ToPeer::HelloReply(caller, reply) => self.send_hello_reply(io, caller, &reply),
                 ToPeer::Members(members) => self.set_members(io, members),
+                ToPeer::Reintroduce => self.reintroduce(io),
             }
         }
         self.appends.forget();
     }
 
     /// A message to a peer that is not there is lost: Raft sends again.
-    fn send_message(&mut self, io: &mut Io, message: &Message) {
+    fn send_message(&mut self, io: &mut Io, mut message: Message) {
         let (connection, sequence) = if message.body.is_request() {
             self.next_sequence += 1;
             let outgoing = self
                 .outgoing
-                .get(&message.to)
+                .get(&message.to.id)
                 .filter(|outgoing| outgoing.ready);
+            if let Some(link) = outgoing.and_then(|outgoing| outgoing.link) {
+                message.address(link.peer.incarnation);
+            }
             (
                 outgoing.and_then(|outgoing| outgoing.connection),
                 self.next_sequence,
@@ -300,13 +326,13 @@ impl Peers {
         }
         if !matches!(message.body, Body::Append { .. }) {
             io.send_with(connection, |out| {
-                proto::encode_message(out, message, sequence);
+                proto::encode_message(out, &message, sequence);
             });
             return;
         }
         let mut payload = None;
         io.send_with(connection, |out| {
-            payload = self.appends.encode(out, message, sequence);
+            payload = self.appends.encode(out, &message, sequence);
         });
         if let Some(payload) = payload {
             io.send(connection, payload);
@@ -323,9 +349,9 @@ impl Peers {
                 warn!(target: "RaftRpc", "introduction refused: reason={reason}{dropped}");
             }
             io.close(connection);
-        } else if sent {
-            self.introduced.insert(connection, reply.to);
-            self.incoming.insert(reply.to, connection);
+        } else if sent && let Some(link) = self.asked.remove(connection) {
+            self.introduced.insert(connection, link);
+            self.incoming.insert(link.peer, connection);
         }
     }
 

@@ -167,7 +167,7 @@ impl<D: Disk> RaftThread<D> {
     fn take_peer(&mut self, now: Time, mail: FromPeer) {
         match mail {
             FromPeer::Message(message) => self.node.handle_peer(now, message),
-            FromPeer::Hello(caller, hello) => self.node.handle_hello(now, caller, hello),
+            FromPeer::Hello(caller, hello) => self.node.handle_hello(caller, &hello),
             FromPeer::HelloReply(from, reply) => self.node.handle_hello_reply(now, from, reply),
             FromPeer::Connected(peer) => {
                 self.node.handle_reconnect(peer);
@@ -186,9 +186,11 @@ impl<D: Disk> RaftThread<D> {
             answers,
             hellos,
             members,
+            reintroduce,
         } = self.node.outputs();
         let outbox = &mut self.outbox;
-        let to_peers = !messages.is_empty() || !hellos.is_empty() || members.is_some();
+        let anew = std::mem::take(reintroduce);
+        let to_peers = !messages.is_empty() || !hellos.is_empty() || members.is_some() || anew;
         for message in messages.drain(..) {
             outbox.send_peer(ToPeer::Message(message));
         }
@@ -198,6 +200,9 @@ impl<D: Disk> RaftThread<D> {
         // Behind what is still to be said to those who are members no more.
         if let Some(members) = members.take() {
             outbox.send_members(&members);
+        }
+        if anew {
+            outbox.send_peer(ToPeer::Reintroduce);
         }
         if to_peers {
             outbox.peers.ring();

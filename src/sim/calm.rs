@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 
 use crate::kv::{ClientId, Command, Identity, WriteOp};
 use crate::node::{Answer, Request};
-use crate::raft::Configuration;
+use crate::raft::{Configuration, LEVEL_MAX, Standing};
 use crate::sim::cluster::{Event, Simulation, State};
 use crate::sim::plan::Rest;
 use crate::time::Time;
@@ -122,7 +122,7 @@ impl Simulation {
         let quorum = members.quorum();
         // As many more as make a majority of the voters.
         let enough = (size..=core.len())
-            .find(|size| quorum.is_met(|voter| core[..*size].contains(&voter.0)));
+            .find(|size| quorum.is_met(|voter| core[..*size].contains(&voter.id.0)));
         core.truncate(enough.expect("all are a majority"));
         core.sort_unstable();
         core
@@ -142,7 +142,11 @@ impl Simulation {
             *raft.configuration() == members && raft.configuration_index() <= raft.commit_index()
         });
         let known = all_are_up || !self.checker.members_changed();
-        (settled && known && !members.is_joint()).then_some(members)
+        let moves = members
+            .members()
+            .any(|(_, m)| m.standing == Standing::Entering);
+        let founds = members.is_empty() || members.pending().next().is_some();
+        (settled && known && !members.is_joint() && !moves && !founds).then_some(members)
     }
 
     /// What becomes of the others.
@@ -165,6 +169,9 @@ impl Simulation {
 
     fn mend_nodes(&mut self, nodes: &[u64]) {
         for id in nodes.iter().copied() {
+            if self.places[id as usize].level < LEVEL_MAX {
+                self.crash(id, false); // To be started with the newer program.
+            }
             let place = &mut self.places[id as usize];
             place.stays_down = false;
             place.slowness = 1;
@@ -228,11 +235,19 @@ impl Simulation {
         self.clients.iter().all(|client| !client.is_busy())
             && self.leader().is_some_and(|leader| core.contains(&leader))
             && core.iter().all(|id| {
-                !members.contains(NodeId(*id))
+                let of_id: Vec<Standing> = members
+                    .members_of(NodeId(*id))
+                    .map(|(_, m)| m.standing)
+                    .collect();
+                of_id.is_empty()
                     || self.places[*id as usize].node().is_some_and(|node| {
                         let same = *applied.get_or_insert(node.applied()) == node.applied();
-                        same && node.raft().may_vote()
-                            && node.applied() == node.raft().log().last().index
+                        let votes = match of_id[..] {
+                            [Standing::Voter] => node.raft().may_vote(),
+                            [Standing::Learner] => true,
+                            _ => false, // A change is under way.
+                        };
+                        same && votes && node.applied() == node.raft().log().last().index
                     })
             })
     }

@@ -1,7 +1,7 @@
 //! Nodes, disks, crashes, and the queue of what happens next.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use rand::SeedableRng;
@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 
 use crate::disk::SimDisk;
 use crate::node::{Answer, Caller, Hello, HelloReply, Node, Request, Status};
-use crate::raft::Message;
+use crate::raft::{LEVEL_MAX, Message};
 use crate::sim::calm::Probe;
 use crate::sim::clients::{Client, Next};
 use crate::sim::clock::Clock;
@@ -19,6 +19,7 @@ use crate::sim::linearizability::{self, Operation, STEPS_MAX};
 use crate::sim::network::{Cut, Network, draw_delay};
 use crate::sim::plan::Plan;
 use crate::time::Time;
+use crate::types::Server;
 
 /// How long a client waits for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(700);
@@ -118,12 +119,12 @@ pub(super) enum Packet {
 /// Something that happens at a time.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// Arrives if both ends are still in the lives in which it was sent.
+    /// Arrives if both ends still have the connections of the epochs in which it was sent.
     Packet {
         from: u64,
-        from_life: u64,
+        from_epoch: u64,
         to: u64,
-        to_life: u64,
+        to_epoch: u64,
         packet: Packet,
     },
     Disk(u64, u64),
@@ -184,11 +185,15 @@ impl Ord for Queued {
 /// One place for a node, over all its lives.
 pub(super) struct Place {
     pub(super) life: u64,
+    /// Counts the times at which all its connections ended.
+    pub(super) epoch: u64,
     /// Names its data directory; a lost one is followed by another.
     pub(super) incarnation: u64,
+    /// The feature level that its program supports.
+    pub(super) level: u16,
     pub(super) state: State,
     pub(super) clock: Clock,
-    /// It has lost its directory, and does not vote yet.
+    /// It was a voter, has lost its directory, and does not vote yet.
     pub(super) lost: bool,
     /// It is not restarted any more until faults have stopped everywhere.
     pub(super) stays_down: bool,
@@ -209,10 +214,10 @@ pub(super) struct Place {
     pub(super) disk_queued: bool,
     pub(super) flush_queued: bool,
     pub(super) tick_at: Time,
-    /// The lives of the peers whose introduction it has accepted.
-    pub(super) accepted: BTreeMap<u64, u64>,
+    /// The peers whose introduction it has accepted, with their epochs.
+    pub(super) accepted: BTreeMap<u64, (u64, Server)>,
     /// The peers that have accepted its own.
-    pub(super) ready: BTreeSet<u64>,
+    pub(super) ready: BTreeMap<u64, Server>,
 }
 
 pub(super) enum State {
@@ -237,6 +242,8 @@ pub(super) struct Simulation {
     pub(super) report: Report,
     /// Whether faults go on.
     pub(super) turmoil: bool,
+    /// Whether the operator has founded a cluster of one.
+    pub(super) founded: bool,
     listener: Option<Listener>,
 }
 
@@ -263,6 +270,7 @@ pub fn run_and_tell(seed: u64, detail: Detail, hear: Box<dyn FnMut(&str)>) -> Re
 
 fn run_to_end(mut simulation: Simulation) -> Report {
     for id in 0..simulation.plan.nodes {
+        simulation.prepare(id);
         simulation.after(Duration::ZERO, Event::Restart(id));
     }
     for client in 0..simulation.clients.len() {
@@ -298,6 +306,7 @@ impl Simulation {
                 ..Report::default()
             },
             turmoil: true,
+            founded: false,
             listener: None,
             plan,
         }
@@ -420,14 +429,15 @@ impl Simulation {
             }
             Event::Packet {
                 from,
-                from_life,
+                from_epoch,
                 to,
-                to_life,
+                to_epoch,
                 packet,
             } => {
-                // A connection ends with the life of the node at either end.
-                let life = |id: u64| self.places[id as usize].life;
-                if (life(from), life(to)) == (from_life, to_life) {
+                // A connection ends with the process at either end, or when one of them
+                // introduces itself anew.
+                let epoch = |id: u64| self.places[id as usize].epoch;
+                if (epoch(from), epoch(to)) == (from_epoch, to_epoch) {
                     self.deliver(from, to, packet);
                 }
             }
@@ -570,7 +580,9 @@ impl Place {
     fn new(id: u64, now: Time) -> Place {
         Place {
             life: 0,
+            epoch: 0,
             incarnation: 1000 + id,
+            level: LEVEL_MAX,
             state: State::Down(SimDisk::new()),
             clock: Clock::new(now, now, 0),
             lost: false,
@@ -586,7 +598,7 @@ impl Place {
             flush_queued: false,
             tick_at: Time::NEVER,
             accepted: BTreeMap::new(),
-            ready: BTreeSet::new(),
+            ready: BTreeMap::new(),
         }
     }
 

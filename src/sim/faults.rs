@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
 use crate::disk::SimDisk;
+use crate::node::Node;
 use crate::sim::cluster::{Event, Place, Simulation, State};
 use crate::sim::network::draw_delay;
 use crate::types::NodeId;
@@ -221,18 +222,21 @@ impl Simulation {
     /// A node comes back with nothing. One at a time, and only while all others have
     /// what they promised: no store survives the loss of a majority of its disks.
     fn lose_directory(&mut self, id: u64) -> bool {
-        let intact = |place: &Place| place.node().is_some_and(|node| node.raft().may_vote());
-        let voters = self
-            .settled_members()
+        let intact = |place: &Place| place.node().is_some() && !place.lost;
+        let members = self.settled_members();
+        let voters = members
+            .as_ref()
             .map_or(0, |members| members.quorum().voters().len());
         if voters < 3 || !self.places.iter().all(intact) {
             return false;
         }
+        let votes = |node: &Node<SimDisk>| node.raft().may_vote();
+        let was_voter = self.places[id as usize].node().is_some_and(votes);
         self.crash(id, true);
         let place = &mut self.places[id as usize];
         place.state = State::Down(SimDisk::new());
         place.incarnation += 1000;
-        place.lost = true;
+        place.lost = was_voter;
         place.full = false;
         self.checker.forget(NodeId(id));
         let time = draw_delay(&mut self.rng, USUAL);

@@ -16,7 +16,7 @@
 //!    never dropped (Figure 2).
 //! 8. Applied is committed, committed is in the log, and so is what is on disk (Figure 2).
 //! 9. A log begins behind a committed entry, and so a snapshot ends with one (§7).
-//! 10. Only a node that may vote leads ("Incarnations and the right to vote").
+//! 10. Below feature level 1, only an established directory leads.
 //! 11. What a leader has sent and not heard of, and what it holds that is not committed, is
 //!     bounded ("Bounds"); so is what waits for a disk, unless a leader's hangs.
 //! 12. At the same applied index the state is the same (§5.3), every 16 entries and in the end.
@@ -25,7 +25,8 @@
 //!
 //! When a node sends something (`promises.rs`):
 //!
-//! 14. One vote a node and term, over restarts too, and only by who may vote (§5.2).
+//! 14. One vote a server and term, over restarts too; below feature level 1 only by an
+//!     established directory (§5.2).
 //! 15. Nobody speaks of a term, votes or confirms entries that a power failure at this very
 //!     moment could undo: tried on a copy of the disk (Figure 2, "persistent state"; "The
 //!     durability rule").
@@ -54,7 +55,7 @@ use crate::node::Node;
 use crate::raft::{ProgressState, Raft, check_log};
 use crate::sim::mirror::{Change, Mirror, payload_checksum};
 use crate::sim::promises::Asked;
-use crate::types::{Entry, EntryId, Index, NodeId, Payload, Term};
+use crate::types::{Entry, EntryId, Index, NodeId, Payload, Server, Term};
 
 /// States are compared at each multiple of this.
 const COMPARE_EVERY: u64 = 16;
@@ -73,7 +74,7 @@ pub(super) struct Watched {
     /// The term that it leads.
     leads: Option<Term>,
     /// Its votes, its own for itself included, as far as it has spoken of them.
-    pub(super) votes: BTreeMap<Term, NodeId>,
+    pub(super) votes: BTreeMap<Term, Server>,
     /// The latest term that it has spoken of.
     pub(super) spoken: Term,
 }
@@ -91,10 +92,12 @@ struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Checker {
     pub(super) nodes: Vec<Watched>,
-    /// Nodes as they were when they lost their directories: a leader may still count what
+    /// Servers as they were when their directories were lost: a leader may still count what
     /// these had confirmed.
-    ghosts: Vec<(NodeId, Watched)>,
-    leaders: BTreeMap<Term, NodeId>,
+    ghosts: Vec<(Server, Watched)>,
+    /// The server that each node is.
+    pub(super) servers: Vec<Server>,
+    leaders: BTreeMap<Term, Server>,
     /// Every entry that was ever in a log, by index, from 1 on.
     known: Vec<Vec<Known>>,
     /// The committed log, from index 1 on: each entry and the checksum of its payload.
@@ -117,6 +120,7 @@ impl Checker {
     pub(super) fn new(nodes: u64) -> Checker {
         Checker {
             nodes: (0..nodes).map(|_| Watched::default()).collect(),
+            servers: (0..nodes).map(|id| Server::any(NodeId(id))).collect(),
             ..Checker::default()
         }
     }
@@ -190,9 +194,10 @@ impl Checker {
         if leads.is_none() || leads == before {
             return false;
         }
-        let leader = *self.leaders.entry(term).or_insert(id);
-        assert_eq!(leader, id, "two leaders in term {term}");
-        assert!(raft.may_vote(), "{id} leads and may not even vote");
+        let leader = *self.leaders.entry(term).or_insert(raft.server());
+        assert_eq!(leader, raft.server(), "two leaders in term {term}");
+        let may_lead = raft.configuration().level() > 0 || raft.may_vote();
+        assert!(may_lead, "{id} leads and may not even vote");
         let earlier = self.commits.partition_point(|(in_term, _)| *in_term < term);
         if let Some((_, upto)) = self.commits[..earlier].last() {
             let (last, _) = self.committed[upto.0 as usize - 1];
@@ -255,20 +260,22 @@ impl Checker {
     fn check_new_commit(&mut self, raft: &Raft) {
         let (id, term) = (raft.id(), raft.term());
         let (last, _) = *self.committed.last().expect("there is a new one");
-        // Who is no voter any more leads until that is committed, and in that step no more.
-        let quorum = raft.configuration().quorum();
+        // A server that is no voter any more leads until that is committed, and in that step no
+        // more.
+        let configuration = raft.configuration();
+        let quorum = configuration.quorum();
         assert!(
-            raft.is_leader() || !quorum.contains(id),
+            raft.is_leader() || !quorum.contains(configuration.counted(raft.server())),
             "{id} commits {last} first and does not lead"
         );
         assert_eq!(last.term, term, "{id} commits an entry of an earlier term");
         let on_disk = |watched: &Watched| watched.durable >= last.index && watched.log.has(last);
-        let holds = |(at, watched): &(usize, &Watched)| {
-            let once = |(id, ghost): &(NodeId, Watched)| id.0 == *at as u64 && on_disk(ghost);
-            on_disk(watched) || self.ghosts.iter().any(once)
-        };
-        let holders = self.nodes.iter().enumerate().filter(holds);
-        let holders: Vec<NodeId> = holders.map(|(at, _)| NodeId(at as u64)).collect();
+        let ghosts = self.ghosts.iter().map(|(server, ghost)| (server, ghost));
+        let holders = self.servers.iter().zip(&self.nodes).chain(ghosts);
+        let holders = holders.filter(|(_, watched)| on_disk(watched));
+        let holders: Vec<Server> = holders
+            .map(|(server, _)| configuration.counted(*server))
+            .collect();
         assert!(
             quorum.is_met(|id| holders.contains(&id)),
             "{id} commits {last}, which is on the disks of {holders:?} alone: {quorum:?}"
@@ -390,6 +397,7 @@ impl Checker {
             assert!(made, "{id} comes back with {}, which nobody made", entry.id);
         }
         let watched = &mut self.nodes[id.0 as usize];
+        self.servers[id.0 as usize] = raft.server();
         watched.log = Mirror::default();
         watched.term = raft.term();
         watched.commit = Index::ZERO;
@@ -402,7 +410,7 @@ impl Checker {
     /// A node has lost its directory, and with it all that it promised.
     pub(super) fn forget(&mut self, id: NodeId) {
         let watched = std::mem::take(&mut self.nodes[id.0 as usize]);
-        self.ghosts.push((id, watched));
+        self.ghosts.push((self.servers[id.0 as usize], watched));
     }
 
     /// The state of a node is that of all others at the same applied index.

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use rand::{Rng, RngExt};
 
-use crate::node::{Node, NodeConfig};
-use crate::raft::Configuration;
+use crate::config::Founding;
+use crate::disk::{Disk, FileId, Meta, SimDisk};
+use crate::node::{Addresses, Node, NodeConfig};
+use crate::raft::{Configuration, LEVEL_MAX};
 use crate::sim::clock::Clock;
 use crate::sim::cluster::{Event, Simulation, State};
 use crate::sim::network::draw_delay;
@@ -20,6 +23,11 @@ const FIRST_SEGMENT_BYTES: u64 = 32 << 10;
 impl Simulation {
     /// Starts a node that is down from what its disk has.
     pub(super) fn restart(&mut self, id: u64) {
+        if self.places[id as usize].level < LEVEL_MAX
+            && (!self.turmoil || self.rng.random_bool(0.5))
+        {
+            self.places[id as usize].level = LEVEL_MAX; // With a newer program.
+        }
         let config = self.config(id);
         let gain = self
             .rng
@@ -43,6 +51,29 @@ impl Simulation {
         place.state = State::Up(Box::new(node));
         let life = place.life;
         self.note(|| format!("n{id} starts: life={life} {found:?}"));
+        self.dial_all(id);
+        self.found_alone(id);
+        self.queue_flush(id);
+    }
+
+    /// The operator founds a cluster of one, once.
+    fn found_alone(&mut self, id: u64) {
+        if id > 0 || self.plan.first_members > 1 || std::mem::replace(&mut self.founded, true) {
+            return;
+        }
+        let place = &mut self.places[id as usize];
+        let now = place.clock.shows(self.now);
+        if let Some(node) = place.node_mut()
+            && node.is_new()
+        {
+            node.found(now);
+            self.after_step(id);
+        }
+    }
+
+    /// A node and its peers dial each other.
+    pub(super) fn dial_all(&mut self, id: u64) {
+        let life = self.places[id as usize].life;
         for peer in (0..self.plan.nodes).filter(|peer| *peer != id) {
             let delay = draw_delay(&mut self.rng, Duration::from_millis(2));
             self.after(delay, Event::Dial(id, life, peer));
@@ -54,7 +85,67 @@ impl Simulation {
                 self.after(delay, Event::Dial(peer, life, id));
             }
         }
-        self.queue_flush(id);
+    }
+
+    /// All connections of a node end, at both ends.
+    pub(super) fn end_connections(&mut self, id: u64) {
+        let place = &mut self.places[id as usize];
+        place.epoch += 1;
+        place.accepted.clear();
+        let dialled = std::mem::take(&mut place.ready);
+        if let Some(node) = place.node_mut() {
+            dialled
+                .keys()
+                .for_each(|peer| node.handle_disconnect(NodeId(*peer)));
+        }
+        for other in 0..self.plan.nodes {
+            let place = &mut self.places[other as usize];
+            if place.ready.remove(&id).is_some()
+                && let Some(node) = place.node_mut()
+            {
+                node.handle_disconnect(NodeId(id));
+                self.queue_flush(other);
+            }
+        }
+    }
+
+    /// The disk of a node of the version before, in a run that begins with that.
+    pub(super) fn prepare(&mut self, id: u64) {
+        if !self.plan.begins_older {
+            return;
+        }
+        self.places[id as usize].level = 0;
+        if id >= self.plan.first_members {
+            return;
+        }
+        let mut config = self.config(id);
+        config.meta.version = 1;
+        let open = |config: NodeConfig, disk: SimDisk| {
+            let (mut node, _) = Node::open(config, disk, Time::ZERO).expect("an empty disk");
+            node.flush(Time::ZERO);
+            while node.disk().pending() {
+                while let Some(event) = node.disk().step() {
+                    node.handle_disk(Time::ZERO, event);
+                }
+                node.flush(Time::ZERO);
+            }
+            node.into_disk()
+        };
+        let mut disk = open(config.clone(), SimDisk::new());
+        let mut peers = vec![1, 1];
+        peers.extend(crc32fast::hash(&peers).to_le_bytes());
+        for (file, content) in [
+            (FileId::Meta, Bytes::from(config.meta.encode())),
+            (FileId::Peers, Bytes::from(peers)),
+        ] {
+            disk.create_file(FileId::MetaDraft);
+            disk.append_file(FileId::MetaDraft, content);
+            disk.finish_file(FileId::MetaDraft, file);
+            while disk.pending() {
+                while disk.step().is_some() {}
+            }
+        }
+        self.places[id as usize].state = State::Down(disk);
     }
 
     fn config(&mut self, id: u64) -> NodeConfig {
@@ -69,8 +160,17 @@ impl Simulation {
             disk_patience: plan.disk_patience,
             disk_give_up: plan.disk_give_up,
             cluster_id: CLUSTER_ID,
-            incarnation: self.places[id as usize].incarnation,
-            rejoins: false,
+            founding: match plan.begins_older || id >= plan.first_members {
+                true => Founding::Never,
+                false => Founding::AllFirstMembers,
+            },
+            level: self.places[id as usize].level,
+            addresses: Addresses {
+                peer: format!("p{id}"),
+                client: format!("c{id}"),
+            },
+            addresses_from_file: false,
+            meta: Meta::new(NodeId(id), CLUSTER_ID, self.places[id as usize].incarnation),
             election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
             heartbeat: Duration::from_millis(50),
             seed: self.rng.next_u64(),
@@ -123,17 +223,7 @@ impl Simulation {
         place.disk_queued = false;
         place.flush_queued = false;
         place.tick_at = Time::NEVER;
-        place.accepted.clear();
-        place.ready.clear();
-        for other in 0..self.plan.nodes {
-            let place = &mut self.places[other as usize];
-            if place.ready.remove(&id)
-                && let Some(node) = place.node_mut()
-            {
-                node.handle_disconnect(NodeId(id));
-                self.queue_flush(other);
-            }
-        }
+        self.end_connections(id);
     }
 
     /// A node has stopped by itself: it must have had a reason. What it could not sync

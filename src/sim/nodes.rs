@@ -10,14 +10,14 @@ use crate::mem::Buffer;
 use crate::net::envelope::decode_envelope;
 use crate::net::frame::FrameDecoder;
 use crate::node::{Answer, Caller, Outputs};
-use crate::proto;
+use crate::proto::{self, Link};
 use crate::raft::Message;
 use crate::sim::calm::PROBE;
 use crate::sim::cluster::{Event, Packet, Simulation, State};
 use crate::sim::network::draw_delay;
 use crate::sim::operators::OPERATOR;
 use crate::time::Time;
-use crate::types::NodeId;
+use crate::types::{NodeId, Server};
 
 /// How many operations may wait for a disk, hung or not: windows bound what a leader sends
 /// before it is confirmed, and clients what they ask for before they are answered.
@@ -72,18 +72,24 @@ impl Simulation {
             answers,
             hellos,
             members: _,
+            reintroduce,
         } = outputs;
         let life = self.places[id as usize].life;
-        for message in messages {
-            self.check_message(id, &message);
-            let to = message.to.0;
+        for mut message in messages {
+            let to = message.to.id.0;
             // A request needs a connection that we dialled, an answer one that it dialled.
             let place = &self.places[id as usize];
             let connected = if message.body.is_request() {
-                place.ready.contains(&to)
+                let peer = place.ready.get(&to);
+                if let Some(peer) = peer {
+                    message.address(peer.incarnation);
+                }
+                peer.is_some()
             } else {
-                place.accepted.get(&to) == Some(&self.places[to as usize].life)
+                let link = (self.places[to as usize].epoch, message.to);
+                place.accepted.get(&to) == Some(&link)
             };
+            self.check_message(id, &message);
             if connected {
                 let message = through_the_wire(message);
                 self.send(id, to, Packet::Message(message));
@@ -91,13 +97,13 @@ impl Simulation {
         }
         for (caller, reply) in hellos {
             let to = reply.to.0;
-            if caller.connection != self.places[to as usize].life {
+            let other = &self.places[to as usize];
+            if caller.connection != other.epoch {
                 continue; // Nobody is there any more to whom this would be said.
             }
             if reply.refused.is_none() {
-                self.places[id as usize]
-                    .accepted
-                    .insert(to, caller.connection);
+                let link = (other.epoch, Server::new(to, other.incarnation));
+                self.places[id as usize].accepted.insert(to, link);
             }
             self.send(id, to, Packet::HelloReply(reply));
         }
@@ -105,6 +111,11 @@ impl Simulation {
             if caller.connection == life {
                 self.answer(id, caller, answer);
             }
+        }
+        if reintroduce {
+            self.note(|| format!("n{id} ends its connections"));
+            self.end_connections(id);
+            self.dial_all(id);
         }
     }
 
@@ -147,13 +158,13 @@ impl Simulation {
         let [first, again] = self.network.arrivals(&mut self.rng, self.now, from, to);
         let lost = if first.is_none() { ", lost" } else { "" };
         self.note_message(|| format!("n{from} to n{to}{lost}: {packet:?}"));
-        let life = |id: u64| self.places[id as usize].life;
-        let (from_life, to_life) = (life(from), life(to));
+        let epoch = |id: u64| self.places[id as usize].epoch;
+        let (from_epoch, to_epoch) = (epoch(from), epoch(to));
         let arrive = |packet| Event::Packet {
             from,
-            from_life,
+            from_epoch,
             to,
-            to_life,
+            to_epoch,
             packet,
         };
         if let Some(at) = again {
@@ -242,7 +253,7 @@ impl Simulation {
 
     pub(super) fn dial(&mut self, from: u64, life: u64, to: u64) {
         let place = &mut self.places[from as usize];
-        if place.life != life || place.ready.contains(&to) {
+        if place.life != life || place.ready.contains_key(&to) {
             return;
         }
         let paused = place.paused;
@@ -258,10 +269,11 @@ impl Simulation {
     }
 
     pub(super) fn deliver(&mut self, from: u64, to: u64, packet: Packet) {
-        let from_life = self.places[from as usize].life;
+        let other = &self.places[from as usize];
+        let link = (other.epoch, Server::new(from, other.incarnation));
         let place = &mut self.places[to as usize];
-        let accepted = place.accepted.get(&from) == Some(&from_life);
-        let ready = place.ready.contains(&from);
+        let accepted = place.accepted.get(&from) == Some(&link);
+        let ready = place.ready.contains_key(&from);
         let now = place.clock.shows(self.now);
         let State::Up(node) = &mut place.state else {
             return;
@@ -280,14 +292,14 @@ impl Simulation {
             Packet::Hello(hello) => {
                 let caller = Caller {
                     reactor: 0,
-                    connection: from_life,
+                    connection: link.0,
                     sequence: 0,
                 };
-                node.handle_hello(now, caller, hello);
+                node.handle_hello(caller, &hello);
             }
             Packet::HelloReply(reply) => {
                 if reply.refused.is_none() {
-                    place.ready.insert(from);
+                    place.ready.insert(from, link.1);
                 }
                 node.handle_hello_reply(now, NodeId(from), reply);
             }
@@ -311,14 +323,12 @@ fn through_the_wire(message: Message) -> Message {
     } else {
         proto::decode_reply
     };
-    let arrived = decode(
-        message.from,
-        message.to,
-        &envelope.method,
-        envelope.sequence,
-        envelope.payload,
-    )
-    .expect("our own message is valid");
+    let link = Link {
+        peer: message.from,
+        birth: message.birth,
+        own: message.to.id,
+    };
+    let arrived = decode(&link, &envelope).expect("our own message is valid");
     assert_eq!(arrived, message, "a message arrives as it was sent");
     arrived
 }

@@ -25,7 +25,13 @@ impl Simulation {
 
     fn draw_change(&mut self) -> Change {
         let id = NodeId(self.rng.random_range(0..self.plan.nodes));
-        match self.rng.random_range(0..8) {
+        let moved = |to: u64| Change::Move {
+            id,
+            peer: format!("p{}", id.0 + to),
+            client: format!("c{}", id.0 + to),
+        };
+        match self.rng.random_range(0..9) {
+            8 => moved(if self.rng.random_bool(0.5) { 100 } else { 0 }),
             0 => Change::Remove(id),
             1 => Change::Demote(id),
             2..5 => Change::Promote(id),

@@ -25,6 +25,8 @@ pub(super) struct Plan {
     pub(super) keys: u64,
     /// Whether clients compare and set, batch and scan, beside what the original knows.
     pub(super) has_joint_operations: bool,
+    /// The run begins with a cluster of the version before, which is upgraded node by node.
+    pub(super) begins_older: bool,
     /// How long faults go on.
     pub(super) turmoil: Duration,
     /// Mean time between faults; none at all if it is zero.
@@ -83,6 +85,7 @@ impl Plan {
             keys: pick(&[1, 3, 8]),
             // Not drawn, so that seeds without them show the runs that they showed before.
             has_joint_operations: seed % 4 != 1,
+            begins_older: seed % 8 == 3,
             turmoil: Duration::from_millis(pick(&[3_000, 6_000, 12_000])),
             fault_every: Duration::from_millis(pick(&[0, 200, 300, 800, 2_000])),
             weights: Fault::ALL.map(|_| pick(&[0, 0, 1, 2, 6]) as u32),

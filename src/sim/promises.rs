@@ -5,7 +5,7 @@ use crate::disk::SimDisk;
 use crate::node::{Answer, Caller, Node, Request};
 use crate::raft::{Accepted, Body, Message};
 use crate::sim::invariants::Checker;
-use crate::types::{EntryId, Index};
+use crate::types::{EntryId, Index, Server};
 use crate::wal::{Recovered, Wal, WalOptions};
 
 /// Of so many indexes, the confirmations of one are tried on a copy of the disk.
@@ -21,6 +21,12 @@ pub(super) struct Asked {
     command: Option<u32>,
 }
 
+/// Whether a vote on disk is the one that was given. Below feature level 1 it names the node
+/// alone.
+fn is_same(on_disk: Option<Server>, given: Option<Server>) -> bool {
+    on_disk == given || on_disk == given.map(|server| Server::any(server.id))
+}
+
 impl Checker {
     /// A node says something to another. Returns whether what it says is to be tried: see
     /// [`Checker::check_survivor`].
@@ -32,8 +38,9 @@ impl Checker {
             _ => None,
         };
         if let Some(candidate) = vote {
-            assert!(node.raft().may_vote(), "{from} votes and may not");
-            let votes = &mut self.nodes[from.0 as usize].votes;
+            let may_vote = node.raft().configuration().level() > 0 || node.raft().may_vote();
+            assert!(may_vote, "{from} votes and may not");
+            let votes = &mut self.nodes[from.id.0 as usize].votes;
             let first = *votes.entry(term).or_insert(candidate);
             assert_eq!(first, candidate, "{from} votes twice in term {term}");
         }
@@ -45,7 +52,7 @@ impl Checker {
         ) {
             return false;
         }
-        let watched = &mut self.nodes[from.0 as usize];
+        let watched = &mut self.nodes[from.id.0 as usize];
         let news = term > watched.spoken;
         watched.spoken = watched.spoken.max(term);
         let confirms = match message.body {
@@ -103,11 +110,11 @@ impl Checker {
             _ => None,
         };
         assert!(
-            vote.is_none() || hard_state.term > term || hard_state.voted_for == vote,
+            vote.is_none() || hard_state.term > term || is_same(hard_state.voted_for, vote),
             "{from} votes for {vote:?} in {term}, and its disk has {hard_state:?}"
         );
         if let Body::AppendReply(Ok(Accepted { match_index })) = message.body
-            && let Some(own) = self.nodes[from.0 as usize].log.term_at(match_index)
+            && let Some(own) = self.nodes[from.id.0 as usize].log.term_at(match_index)
             && match_index > snapshot_mark.index
         {
             let at = (match_index.0 - snapshot_mark.index.0) as usize - 1;
@@ -135,11 +142,11 @@ impl Checker {
             raft.term()
         );
         if let Some(candidate) = watched.votes.get(&raft.term()) {
-            assert_eq!(
-                raft.hard_state().voted_for,
-                Some(*candidate),
-                "{id} has forgotten its vote in term {}",
-                raft.term()
+            assert!(
+                is_same(raft.hard_state().voted_for, Some(*candidate)),
+                "{id} has voted for {candidate} in term {} and comes back with {:?}",
+                raft.term(),
+                raft.hard_state().voted_for
             );
         }
         let index = watched.durable;

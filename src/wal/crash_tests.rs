@@ -4,7 +4,7 @@ use super::tests::{OPTIONS, Rng, State, entry};
 use super::{Batch, Wal, WalError};
 use crate::disk::DiskEvent;
 use crate::disk::trace::{LANES, TraceDisk};
-use crate::types::{Entry, EntryId, HardState, Index, NodeId, Term};
+use crate::types::{Entry, EntryId, HardState, Index, Server, Term};
 
 /// How many states are tried after one call, all of them or drawn.
 const STATES_MAX: usize = 128;
@@ -132,7 +132,7 @@ impl Run {
         self.append(Batch {
             hard_state: Some(HardState {
                 term,
-                voted_for: Some(NodeId(term.0 % 3)),
+                voted_for: Some(Server::new(term.0 % 3, term.0 % 2)),
             }),
             truncate_from: Some(from),
             entries: &entries,

@@ -7,7 +7,7 @@ use super::tests::{OPTIONS, Rng, State, entry};
 use super::{Batch, Wal, WalError, WalOptions};
 use crate::disk::SegmentId;
 use crate::disk::trace::{LANES, TraceDisk};
-use crate::types::{Entry, EntryId, HardState, Index, NodeId, Term};
+use crate::types::{Entry, EntryId, HardState, Index, NodeId, Server, Term};
 
 const SECTOR_BYTES: usize = 512;
 const SMALL: WalOptions = WalOptions {
@@ -53,7 +53,7 @@ impl Damaged {
                 term += 1;
                 HardState {
                     term: Term(term),
-                    voted_for: Some(NodeId(1)),
+                    voted_for: Some(Server::new(1, 0)),
                 }
             });
             let batch = Batch {

@@ -22,7 +22,7 @@ impl Node {
     fn start(dir: &Path, segment_bytes: u64) -> Node {
         let dir = DataDir::open(dir, NodeId(3), 77).expect("a directory of our own");
         let options = WalOptions {
-            incarnation: dir.incarnation(),
+            incarnation: dir.meta().incarnation,
             segment_bytes,
             first_segment_bytes: segment_bytes,
             ..OPTIONS

@@ -26,7 +26,7 @@ use crc32fast::Hasher;
 
 use crate::disk::SegmentId;
 use crate::mem::Buffer;
-use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+use crate::types::{Entry, EntryId, HardState, Incarnation, Index, NodeId, Payload, Server, Term};
 
 pub(super) const BATCH_HEADER_BYTES: usize = 40;
 pub(super) const RECORD_HEADER_BYTES: usize = 16;
@@ -136,7 +136,8 @@ impl<'a> Record<'a> {
     pub(super) fn encoded_len(&self) -> usize {
         let body = match self {
             Record::Entry { data, .. } => 16 + data.len(),
-            Record::HardState(_) | Record::SnapshotMark { .. } => 16,
+            Record::HardState(state) => 16 + named(state).map_or(0, |_| 8),
+            Record::SnapshotMark { .. } => 16,
             Record::Truncate(_) => 8,
         };
         RECORD_HEADER_BYTES + body.next_multiple_of(ALIGNMENT)
@@ -145,6 +146,7 @@ impl<'a> Record<'a> {
     #[inline]
     fn encode(&self, buffer: &mut Buffer, chain: u32) -> u32 {
         let start = buffer.len();
+        let incarnation;
         let (kind, detail, first, second, data): (u8, u8, u64, Option<u64>, &[u8]) = match *self {
             Record::Entry { id, kind, data } => {
                 let detail = match kind {
@@ -154,10 +156,14 @@ impl<'a> Record<'a> {
                 };
                 (KIND_ENTRY, detail, id.term.0, Some(id.index.0), data)
             }
-            Record::HardState(HardState { term, voted_for }) => {
-                let voted = voted_for.map_or(0, |node| node.0);
-                let detail = u8::from(voted_for.is_some());
-                (KIND_HARD_STATE, detail, term.0, Some(voted), &[])
+            Record::HardState(state) => {
+                let HardState { term, voted_for } = state;
+                let voted = voted_for.map_or(0, |server| server.id.0);
+                // Below feature level 1 votes name nodes alone, as in the version before.
+                incarnation = named(&state).map(|named| named.0.to_le_bytes());
+                let detail = u8::from(voted_for.is_some()) + u8::from(incarnation.is_some());
+                let data = incarnation.as_ref().map_or(&[][..], |bytes| &bytes[..]);
+                (KIND_HARD_STATE, detail, term.0, Some(voted), data)
             }
             Record::Truncate(from) => (KIND_TRUNCATE, 0, from.0, None, &[]),
             Record::SnapshotMark { id, restart } => {
@@ -196,10 +202,19 @@ impl<'a> Record<'a> {
                 },
                 data: &body[16..],
             }),
-            (KIND_HARD_STATE, 0..=1, 16) => Ok(Record::HardState(HardState {
-                term: Term(u64_at(body, 0)),
-                voted_for: (detail == 1).then(|| NodeId(u64_at(body, 8))),
-            })),
+            (KIND_HARD_STATE, 0..=1, 16) | (KIND_HARD_STATE, 2, 24) => {
+                let server = || Server {
+                    id: NodeId(u64_at(body, 8)),
+                    incarnation: match detail {
+                        2 => Incarnation(u64_at(body, 16)),
+                        _ => Incarnation::NONE,
+                    },
+                };
+                Ok(Record::HardState(HardState {
+                    term: Term(u64_at(body, 0)),
+                    voted_for: (detail > 0).then(server),
+                }))
+            }
             (KIND_TRUNCATE, 0, 8) => Ok(Record::Truncate(Index(u64_at(body, 0)))),
             (KIND_SNAPSHOT_MARK, 0..=1, 16) => Ok(Record::SnapshotMark {
                 id: id(body),
@@ -208,6 +223,12 @@ impl<'a> Record<'a> {
             _ => Err("a record of a kind that this version does not know"),
         }
     }
+}
+
+/// The incarnation of the server that was voted for, if the vote names one.
+fn named(state: &HardState) -> Option<Incarnation> {
+    let incarnation = state.voted_for?.incarnation;
+    (incarnation != Incarnation::NONE).then_some(incarnation)
 }
 
 /// What stands before the records of a batch.

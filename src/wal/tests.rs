@@ -9,7 +9,7 @@ use super::segment::{HEADER_BYTES, HeaderPage, SegmentHeader};
 use super::{Batch, BatchSeq, Recovered, Wal, WalError, WalOptions, summarize_segment};
 use crate::disk::{Disk, DiskEvent, SegmentId, SimDisk};
 use crate::mem::Buffer;
-use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Server, Term};
 
 pub(super) const OPTIONS: WalOptions = WalOptions {
     node: NodeId(3),
@@ -177,7 +177,7 @@ impl World {
         let mut term = state.hard_state.term;
         if rng.below(4) == 0 {
             term = Term(term.0 + rng.below(2));
-            let voted_for = (rng.below(2) == 0).then(|| NodeId(rng.below(7)));
+            let voted_for = (rng.below(2) == 0).then(|| Server::new(rng.below(7), rng.below(2)));
             hard_state = Some(HardState { term, voted_for });
         }
         let mut model = state.clone();
@@ -397,7 +397,7 @@ fn the_first_batch_is_durable_only_after_its_sync() {
     let seq = world.append(Batch {
         hard_state: Some(HardState {
             term: Term(1),
-            voted_for: Some(NodeId(3)),
+            voted_for: Some(Server::new(3, 8)),
         }),
         ..Batch::default()
     });
@@ -409,7 +409,7 @@ fn the_first_batch_is_durable_only_after_its_sync() {
     world.settle();
     assert_eq!(world.wal.durable(), seq);
     world.crash(&mut || 0);
-    assert_eq!(world.state().hard_state.voted_for, Some(NodeId(3)));
+    assert_eq!(world.state().hard_state.voted_for, Some(Server::new(3, 8)));
 }
 
 #[test]

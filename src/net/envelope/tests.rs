@@ -39,10 +39,50 @@ fn encode_with_prost(service: &str, method: &str, sequence: u64, payload: &[u8])
         payload_size: payload.len() as u32,
         payload_checksum: crc32fast::hash(payload),
         payload: payload.to_vec().into(),
+        ..Default::default()
     };
     let mut frame = frame::header(data.encoded_len()).to_vec();
     data.encode(&mut frame).unwrap();
     frame
+}
+
+fn head<'a>(service: &'a str, method: &'a str, sequence: u64) -> Head<'a> {
+    let ends = Ends::default();
+    Head {
+        service,
+        method,
+        sequence,
+        ends,
+    }
+}
+
+#[test]
+fn the_directories_at_both_ends_arrive_and_older_nodes_skip_them() {
+    let ends = Ends {
+        to: 0x1122,
+        from: u64::MAX,
+    };
+    let message = pb::KvOperationRequest {
+        key: Bytes::from_static(b"k"),
+        ..Default::default()
+    };
+    let mut out = Buffer::default();
+    encode_peer_call(
+        &mut out,
+        Head {
+            ends,
+            ..head("S", "M", 7)
+        },
+        &message,
+    );
+    let envelope = decode_envelope(body_of(&out)).unwrap();
+    assert_eq!((envelope.ends, envelope.sequence), (ends, 7));
+    let data = pb::RaftRpcData::decode(body_of(&out)).unwrap();
+    assert_eq!(
+        (data.to_incarnation, data.from_incarnation),
+        (0x1122, u64::MAX)
+    );
+    assert_eq!(data.payload, envelope.payload);
 }
 
 fn body_of(frame: &[u8]) -> Bytes {
@@ -58,6 +98,7 @@ fn data(payload: &[u8], size: u32, checksum: u32) -> Bytes {
         payload_size: size,
         payload_checksum: checksum,
         payload: payload.to_vec().into(),
+        ..Default::default()
     };
     data.encode_to_vec().into()
 }
@@ -68,6 +109,7 @@ fn assert_named(error: &EnvelopeError) {
         method: Bytes::from_static(b"M"),
         sequence: 7,
         payload: Bytes::new(),
+        ends: Ends::default(),
     };
     assert_eq!(error.envelope, expected);
 }
@@ -178,7 +220,7 @@ fn a_checksum_of_zero_is_written_and_means_the_same() {
     let zero: &[u8] = &[0x9d, 0x0a, 0xd9, 0x6d];
     assert_eq!(crc32fast::hash(zero), 0);
     let mut out = Buffer::default();
-    encode_call_prefix(&mut out, "S", "M", 7, zero.len(), 0);
+    encode_call_prefix(&mut out, head("S", "M", 7), zero.len(), 0);
     out.extend_from_slice(zero);
     assert_eq!(parse_total(&out), out.len());
     let body = body_of(&out);
@@ -255,7 +297,7 @@ proptest! {
 
         let mut in_parts = Buffer::default();
         let checksum = crc32fast::hash(&payload);
-        encode_call_prefix(&mut in_parts, &service, &method, sequence, payload.len(), checksum);
+        encode_call_prefix(&mut in_parts, head(&service, &method, sequence), payload.len(), checksum);
         in_parts.extend_from_slice(&payload);
         prop_assert_eq!(&in_parts[..], &expected[..]);
 

@@ -4,11 +4,10 @@
 use bytes::{BufMut, Bytes};
 use prost::encoding::{encode_varint, encoded_len_varint};
 
-use super::APPEND_ENTRIES;
+use super::{APPEND_ENTRIES, head};
 use crate::mem::Buffer;
 use crate::net::envelope::encode_call_prefix;
 use crate::pb;
-use crate::proto::RAFT_SERVICE;
 use crate::raft::{Body, Entries, Message};
 use crate::types::{Entry, EntryId, Index, NodeId, Payload, Term};
 
@@ -72,7 +71,7 @@ impl AppendEncoder {
             return None;
         };
         let append = Append {
-            from: message.from,
+            from: message.from.id,
             term: message.term,
             prev: *prev,
             entries,
@@ -84,14 +83,8 @@ impl AppendEncoder {
         };
         let encoded = self.last.insert(encoded);
         let (bytes, checksum) = (encoded.payload.len(), encoded.checksum);
-        encode_call_prefix(
-            prefix,
-            RAFT_SERVICE,
-            APPEND_ENTRIES,
-            sequence,
-            bytes,
-            checksum,
-        );
+        let head = head(APPEND_ENTRIES, sequence, message);
+        encode_call_prefix(prefix, head, bytes, checksum);
         Some(encoded.payload.clone())
     }
 
@@ -220,6 +213,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+    use crate::types::{Birth, Server};
 
     fn entry() -> impl Strategy<Value = Entry> {
         let bytes = || proptest::collection::vec(any::<u8>(), 0..200).prop_map(Bytes::from);
@@ -283,8 +277,9 @@ mod tests {
         .into_iter()
         .collect();
         let to = |id, commit, entries: &Entries| Message {
-            from: NodeId(0),
-            to: NodeId(id),
+            birth: Birth(1),
+            from: Server::new(0, 1),
+            to: Server::new(id, 1),
             term: Term(2),
             call: 0,
             lost_directory: false,

@@ -127,13 +127,21 @@ fn through_the_wire(message: &Message) -> Result<Message, PeerError> {
     } else {
         decode_reply
     };
-    decode(
-        message.from,
-        message.to,
-        &envelope.method,
-        envelope.sequence,
-        envelope.payload,
-    )
+    decode(&link(message.from, message.birth), &envelope)
+}
+
+fn link(peer: Server, birth: Birth) -> Link {
+    let own = NodeId(5);
+    Link { peer, birth, own }
+}
+
+/// An envelope of `method` between directories that are not named.
+fn envelope(method: &str, payload: Bytes) -> Envelope {
+    Envelope {
+        method: Bytes::copy_from_slice(method.as_bytes()),
+        payload,
+        ..Envelope::default()
+    }
 }
 
 proptest! {
@@ -143,7 +151,7 @@ proptest! {
     ) {
         let speaks = !body.is_request();
         let lost_directory = lost && speaks;
-        let message = Message { from: NodeId(3), to: NodeId(5), term: Term(term), call, lost_directory, body };
+        let message = Message { birth: Birth(8), from: Server::new(3, 1), to: Server::new(5, 2), term: Term(term), call, lost_directory, body };
         let arrived = through_the_wire(&message);
         prop_assert_eq!(arrived, Ok(message));
     }
@@ -154,8 +162,9 @@ proptest! {
     ) {
         for method in [REQUEST_VOTE, APPEND_ENTRIES, INSTALL_SNAPSHOT] {
             let bytes = Bytes::from(bytes.clone());
-            let _ = decode_reply(NodeId(0), NodeId(1), method.as_bytes(), 0, bytes.clone());
-            let request = decode_request(NodeId(0), NodeId(1), method.as_bytes(), 0, bytes);
+            let (link, envelope) = (link(Server::new(0, 1), Birth(1)), envelope(method, bytes));
+            let _ = decode_reply(&link, &envelope);
+            let request = decode_request(&link, &envelope);
             if let Ok(Message { body: Body::Append { prev, entries, .. }, .. }) = request {
                 let mut last = prev;
                 for entry in entries.iter() {
@@ -174,8 +183,9 @@ fn a_message_in_the_name_of_another_node_does_not_count() {
         last: EntryId::ZERO,
     };
     let message = Message {
-        from: NodeId(3),
-        to: NodeId(5),
+        birth: Birth(8),
+        from: Server::new(3, 1),
+        to: Server::new(5, 2),
         term: Term(1),
         call: 0,
         lost_directory: false,
@@ -188,11 +198,14 @@ fn a_message_in_the_name_of_another_node_does_not_count() {
         .unwrap()
         .unwrap();
     let envelope = decode_envelope(frame).unwrap();
-    let decoded = decode_request(NodeId(4), NodeId(5), &envelope.method, 0, envelope.payload);
+    let decoded = decode_request(&link(Server::new(4, 1), Birth(8)), &envelope);
     assert_eq!(
         decoded,
         Err(PeerError::Invalid("the sender speaks for another node"))
     );
+    let decoded = decode_request(&link(Server::new(3, 7), Birth(8)), &envelope);
+    let other = PeerError::Invalid("the sender names another directory than it introduced");
+    assert_eq!(decoded, Err(other));
 }
 
 #[test]
@@ -202,6 +215,7 @@ fn a_term_near_the_top_of_the_numbers_does_not_count() {
         ..Default::default()
     };
     let payload = Bytes::from(vote.encode_to_vec());
-    let decoded = decode_request(NodeId(0), NodeId(1), REQUEST_VOTE.as_bytes(), 0, payload);
+    let link = link(Server::new(0, 1), Birth(1));
+    let decoded = decode_request(&link, &envelope(REQUEST_VOTE, payload));
     assert_eq!(decoded, Err(PeerError::Invalid("a number is out of range")));
 }

@@ -9,11 +9,14 @@ use rand::{RngExt, SeedableRng};
 
 use super::show;
 use crate::raft::{
-    Body, Config, Configuration, Log, Message, Raft, ReadId, ReadOutcome, Ready, RoleName,
-    SnapshotChunk, SnapshotMeta, Write, check_log,
+    Body, Config, Configuration, Introduction, Log, Message, Raft, ReadId, ReadOutcome, Ready,
+    RoleName, SnapshotChunk, SnapshotMeta, Write, check_log,
 };
 use crate::time::Time;
-use crate::types::{Entry, EntryId, HardState, Index, NodeId, Term};
+use crate::types::{Birth, Entry, EntryId, HardState, Incarnation, Index, NodeId, Server, Term};
+
+/// The birth of every cluster here.
+pub(super) const BIRTH: Birth = Birth(7);
 
 /// What of a node outlives a crash.
 #[derive(Debug, Default)]
@@ -85,7 +88,7 @@ struct Batch {
 
 /// One node.
 pub(super) struct Node {
-    config: Config,
+    pub(super) config: Config,
     /// `None` while it is down.
     pub(super) raft: Option<Raft>,
     pub(super) disk: Disk,
@@ -156,6 +159,10 @@ pub(super) struct Start {
     pub(super) lease: bool,
     pub(super) first: u64,
     pub(super) nodes: u64,
+    /// The feature level.
+    pub(super) level: u64,
+    /// Whether all directories are new.
+    pub(super) unborn: bool,
     pub(super) term: u64,
     pub(super) seed: u64,
 }
@@ -163,10 +170,15 @@ pub(super) struct Start {
 impl Cluster {
     pub(super) fn new(start: &Start) -> Cluster {
         let ids = start.first..start.first + start.nodes;
-        let members = Configuration::of_voters(ids.clone().map(|id| {
+        let first_members = Configuration::of_voters(ids.clone().map(|id| {
             let priority = u8::from(start.preferred == Some(NodeId(id)));
             (NodeId(id), priority, format!("p{id}"), format!("c{id}"))
         }));
+        // Scripts begin with a cluster that has been founded, unless they say otherwise.
+        let members = match start.level {
+            0 => first_members.clone(),
+            _ => first_members.upgraded(BIRTH, |_| Incarnation(1)),
+        };
         let mut cluster = Cluster {
             now: Time::from_millis(1),
             autosync: true,
@@ -182,12 +194,22 @@ impl Cluster {
         };
         for id in (ids.start..ids.end + start.spare).map(NodeId) {
             let config = Config {
-                id,
-                configuration: members.clone(),
+                server: Server {
+                    id,
+                    incarnation: Incarnation(1),
+                },
+                configuration: match start.unborn {
+                    true => Configuration::default(),
+                    false => members.clone(),
+                },
+                first_members: match start.unborn {
+                    true => first_members.clone(),
+                    false => members.clone(),
+                },
                 election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
                 heartbeat: Duration::from_millis(50),
                 seed: start.seed * 100 + id.0,
-                lost_directory: false,
+                established: start.level == 0,
                 read_lease: start.lease,
                 disk_patience: Duration::from_secs(2),
             };
@@ -220,6 +242,7 @@ impl Cluster {
             config_now.configuration = members.clone();
         }
         let raft = Raft::new(config_now, disk.hard_state, log, self.now);
+        let id = raft.id();
         let node = Node {
             seen: Seen::of(&raft),
             disk,
@@ -227,7 +250,24 @@ impl Cluster {
             raft: Some(raft),
             config,
         };
-        self.nodes.insert(node.config.id, node);
+        self.nodes.insert(id, node);
+    }
+
+    /// A node as it is now, with its directory.
+    pub(super) fn server(&self, id: NodeId) -> Server {
+        self.nodes[&id].config.server
+    }
+
+    /// A peer introduces itself to a node, on a new connection.
+    pub(super) fn introduce(&mut self, at: NodeId, peer: NodeId, was_voter: bool) {
+        let config = &self.nodes[&peer].config;
+        let introduction = Introduction {
+            incarnation: config.server.incarnation,
+            level: 1,
+            established: config.established,
+            was_voter,
+        };
+        self.act(at, |raft, now| raft.introduce(now, peer, introduction));
     }
 
     /// Loses all that is not on the disk.
@@ -243,7 +283,11 @@ impl Cluster {
         let node = self.nodes.remove(&id).expect("a node of the cluster");
         let mut config = node.config;
         config.seed += 1000;
-        config.lost_directory = lost;
+        if lost {
+            config.server.incarnation.0 += 1;
+            config.established = false;
+            config.configuration = Configuration::default();
+        }
         let disk = if lost { Disk::default() } else { node.disk };
         self.boot(config, disk);
     }
@@ -310,7 +354,7 @@ impl Cluster {
 
     /// Hands a message to its node, if that is up.
     pub(super) fn deliver(&mut self, message: Message) {
-        self.act(message.to, |raft, now| raft.step(now, message));
+        self.act(message.to.id, |raft, now| raft.step(now, message));
     }
 
     /// Delivers the message at `at`.
@@ -408,10 +452,12 @@ impl Cluster {
                 });
             }
             for to in snapshots_wanted {
+                let to = show::server(to);
                 self.out.push(format!("{id} wants a snapshot for {to}"));
             }
             for (from, snapshot, next) in chunk_replies {
                 let last = snapshot.last;
+                let from = show::server(from);
                 self.out
                     .push(format!("{id} hears {from} wants {last} from byte {next}"));
             }
@@ -514,7 +560,7 @@ impl Cluster {
     }
 
     fn send(&mut self, message: Message) {
-        let cut = self.cut.contains(&(message.from, message.to));
+        let cut = self.cut.contains(&(message.from.id, message.to.id));
         *self.sent.entry(show::kind(&message.body)).or_default() += 1;
         if let Body::Append { entries, .. } = &message.body {
             *self.sent.entry("entries").or_default() += entries.len() as u64;
@@ -550,7 +596,18 @@ impl Cluster {
             node.disk.snapshot,
             members.unwrap_or(&node.config.configuration),
         );
-        self.act(from, |raft, _| raft.send_snapshot_chunk(to, chunk));
+        let followers = self
+            .raft(from)
+            .and_then(Raft::followers)
+            .into_iter()
+            .flatten();
+        let waits = followers
+            .map(|(server, _)| *server)
+            .filter(|server| server.id == to);
+        for server in waits.collect::<Vec<_>>() {
+            let chunk = chunk.clone();
+            self.act(from, |raft, _| raft.send_snapshot_chunk(server, chunk));
+        }
     }
 
     /// Makes a snapshot of what is committed up to `upto`, and forgets the log before.

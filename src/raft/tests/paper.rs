@@ -6,24 +6,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::cluster::BIRTH;
 use crate::raft::{
     Accepted, Body, Config, Configuration, Log, Message, Raft, ReadId, ReadOutcome, Rejected,
     RoleName,
 };
 use crate::time::Time;
-use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+use crate::types::{Entry, EntryId, HardState, Incarnation, Index, NodeId, Payload, Server, Term};
 
 pub(super) const NOW: Time = Time::from_millis(1);
 pub(super) const ME: NodeId = NodeId(1);
 
 pub(super) fn node(nodes: u64, state: HardState, log: &[EntryId], seed: u64) -> Raft {
     let config = Config {
-        id: ME,
+        server: server(1),
         configuration: members(nodes),
+        first_members: members(nodes),
         election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
         heartbeat: Duration::from_millis(50),
         seed,
-        lost_directory: false,
+        established: false,
         read_lease: false,
         disk_patience: Duration::from_secs(2),
     };
@@ -33,7 +35,12 @@ pub(super) fn node(nodes: u64, state: HardState, log: &[EntryId], seed: u64) -> 
 
 pub(super) fn members(nodes: u64) -> Configuration {
     let member = |id| (NodeId(id), 0, format!("p{id}"), format!("c{id}"));
-    Configuration::of_voters((1..=nodes).map(member))
+    let first = Configuration::of_voters((1..=nodes).map(member));
+    first.upgraded(BIRTH, |_| Incarnation(1))
+}
+
+pub(super) fn server(id: u64) -> Server {
+    Server::new(id, 1)
 }
 
 pub(super) fn in_term(term: u64) -> HardState {
@@ -50,8 +57,9 @@ pub(super) fn entry(id: EntryId) -> Entry {
 
 pub(super) fn from(from: u64, term: u64, body: Body) -> Message {
     Message {
-        from: NodeId(from),
-        to: ME,
+        birth: BIRTH,
+        from: server(from),
+        to: server(1),
         term: Term(term),
         call: 0,
         lost_directory: false,
@@ -168,7 +176,7 @@ fn a_vote_is_granted_exactly_to_a_log_at_least_as_up_to_date_and_once_a_term() {
             for (term, voted_for) in [(3, None), (4, None), (4, Some(2)), (4, Some(3)), (5, None)] {
                 let state = HardState {
                     term: Term(term),
-                    voted_for: voted_for.map(NodeId),
+                    voted_for: voted_for.map(server),
                 };
                 let mut raft = node(3, state, own, 1);
                 let last = |log: &[EntryId]| log.last().copied().unwrap_or_default();
@@ -415,7 +423,7 @@ fn a_newer_term_in_any_message_makes_a_follower_of_any_role() {
 /// §5.2: "when servers start up, they begin as followers".
 #[test]
 fn a_node_starts_as_a_follower_whatever_it_was_before() {
-    for voted_for in [None, Some(ME), Some(NodeId(2))] {
+    for voted_for in [None, Some(server(1)), Some(server(2))] {
         let term = Term(3);
         let mut raft = node(3, HardState { term, voted_for }, &[], 1);
         assert_eq!((raft.role(), raft.leader()), (RoleName::Follower, None));
@@ -434,7 +442,7 @@ fn a_leader_sends_each_follower_a_heartbeat_in_each_interval() {
         raft.tick(due);
         let sent = raft.take_ready(due).messages.into_iter();
         let beats = sent.filter(|m| matches!(m.body, Body::Heartbeat { .. }));
-        let to: Vec<u64> = beats.map(|m| m.to.0).collect();
+        let to: Vec<u64> = beats.map(|m| m.to.id.0).collect();
         assert_eq!(to, [2, 3, 4, 5]);
         assert_eq!(raft.next_deadline(), due + Duration::from_millis(50));
         for peer in 2..=5 {
@@ -462,13 +470,13 @@ fn each_election_begins_the_next_term_with_the_own_vote_and_asks_everyone() {
         raft.step(now, from(2, term, Body::PreVoteReply { granted: true }));
         let state = HardState {
             term: Term(term),
-            voted_for: Some(ME),
+            voted_for: Some(server(1)),
         };
         assert_eq!(raft.hard_state(), state);
         assert_eq!(raft.role(), RoleName::Candidate);
         let ready = raft.take_ready(now);
         assert_eq!(ready.write.hard_state, Some(state));
-        let sent = ready.messages.iter().map(|m| (m.to.0, m.term.0));
+        let sent = ready.messages.iter().map(|m| (m.to.id.0, m.term.0));
         assert_eq!(sent.collect::<Vec<_>>(), [(2, term), (3, term)]);
         let asks = |m: &Message| matches!(m.body, Body::Vote { .. });
         assert!(ready.messages.iter().all(asks));
@@ -522,7 +530,7 @@ fn a_command_is_appended_and_sent_to_all_behind_the_entry_before_it() {
     assert_eq!((id, raft.commit_index()), (EntryId::new(2, 2), Index(1)));
     let ready = raft.take_ready(NOW);
     assert_eq!(raft.unwritten().len(), 1, "it is to be written");
-    let to: Vec<u64> = ready.messages.iter().map(|m| m.to.0).collect();
+    let to: Vec<u64> = ready.messages.iter().map(|m| m.to.id.0).collect();
     assert_eq!(to, [2, 3]);
     for message in ready.messages {
         let Body::Append {

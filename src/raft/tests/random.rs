@@ -57,6 +57,8 @@ fn random_run(seed: u64, happened: &mut BTreeMap<&'static str, u64>) {
         first: 0,
         nodes,
         term: seed % 2,
+        level: 1,
+        unborn: false,
         seed,
         spare: 2,
         preferred: rng.random_bool(0.5).then_some(NodeId(0)),
@@ -127,7 +129,10 @@ fn fault_or_progress(cluster: &mut Cluster, rng: &mut StdRng, harsh: f64, step: 
             }
         }
         93 => drop(cluster.act(leader, |raft, _| raft.peer_unreachable(other))),
-        94 => drop(cluster.act(leader, |raft, _| raft.give_up_snapshot(other))),
+        94 => {
+            let other = cluster.server(other);
+            cluster.act(leader, |raft, _| raft.give_up_snapshot(other));
+        }
         95 if rng.random_bool(0.15 * harsh) => cluster.crash(id),
         96 if rng.random_bool(0.15 * harsh) => cluster.crash(leader),
         97 if cluster.raft(id).is_none() && rng.random_bool(0.5) => cluster.restart(id, false),
@@ -169,6 +174,9 @@ fn change(cluster: &mut Cluster, rng: &mut StdRng, leader: NodeId) {
             }
         })
         .collect();
+    for change in &changes {
+        cluster.introduce(leader, change.id(), false);
+    }
     cluster.act(leader, |raft, now| raft.propose_change(now, &changes));
 }
 
@@ -242,7 +250,11 @@ fn heal(cluster: &mut Cluster) {
         !leader.change_is_pending(),
         "no change of the members is left undone"
     );
-    let members: Vec<NodeId> = leader.configuration().members().map(|(id, _)| id).collect();
+    let members: Vec<NodeId> = leader
+        .configuration()
+        .members()
+        .map(|(server, _)| server.id)
+        .collect();
     for node in members {
         let raft = cluster.raft(node).expect("it is up");
         assert_eq!(raft.commit_index(), id.index, "{node} has caught up");

@@ -6,7 +6,9 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `cluster nodes=3 [first=1] [spare=1] [preferred=n1] [lease=1] [term=1] [seed=1]` | begins; term 0 is a brand-new cluster; spare nodes are no members |
+//! | `cluster nodes=3 [first=1] [spare=1] [preferred=n1] [lease=1] [term=1] [seed=1] [level=1] [unborn=1]` | begins; spare nodes are no members; of an unborn cluster all directories are new |
+//! | `found n1` | founds an unborn cluster |
+//! | `introduce n1 n2 [voter]` | n2 introduces itself to n1; its directory was a voter |
 //! | `restore n2 log=[1@1 2@1] [term=2] [vote=n1]` | a node with that disk |
 //! | `autosync on\|off` | whether writes are durable at once |
 //! | `sync n1 [count]` | writes reach the disk |
@@ -17,13 +19,13 @@
 //! | `deliver/drop/duplicate/reverse [n1->n2] [n1->*] [kind] [first\|last]` | messages on their way |
 //! | `settle` | delivers until nothing is on its way |
 //! | `propose n1 x [count=3] [size=100]`, `read n1 1 2 3`, `read-anywhere n2 4` | clients |
-//! | `change n1 add:n4 promote:n4 demote:n2 remove:n3`, `transfer n1->n2` | operators |
+//! | `change n1 add:n4 promote:n4 demote:n2 remove:n3 move:n2`, `transfer n1->n2` | operators |
 //! | `forget n2`, `disk n1 3000ms` | what a node learns of its leader's connection, of its disk |
-//! | `crash n1`, `restart n1 [lost]`, `allow n1` | with the loss of what is not synced; of all |
+//! | `crash n1`, `restart n1 [lost]` | with the loss of what is not synced; of all |
 //! | `compact n1 5`, `snapshot n1->n2`, `give-up n1->n2` | snapshots |
-//! | `unreachable n1->n2`, `lost n1->n2` | what a node learns of a peer |
+//! | `unreachable n1->n2` | what a node learns of a peer |
 //! | `isolate n1`, `partition n1,n2`, `heal` | links; messages on their way arrive still |
-//! | `inject n2->n1 t5 vote\|prevote\|heartbeat\|append\|snapshot\|timeout-now [last=1@1]` | a message of nobody's making |
+//! | `inject n2->n1 t5 vote\|prevote\|heartbeat\|append\|snapshot\|timeout-now [last=1@1] [from-life=1] [to-life=1]` | a message of nobody's making |
 //! | `status [n1]`, `members [n1]`, `log [n1]`, `progress n1`, `pool` | looks |
 //! | `agree` | up to where each has committed; that logs match is checked |
 //! | `sent` | how many messages were sent since the last look, by kind |
@@ -37,10 +39,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::cluster::{Cluster, Disk, Start, whole_snapshot};
+use super::cluster::{BIRTH, Cluster, Disk, Start, whole_snapshot};
 use super::show;
 use crate::raft::{Body, Change, Message, ReadId};
-use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Server, Term};
 
 /// Runs a script and returns it with the effects as they are.
 pub(super) fn run(script: &str) -> String {
@@ -216,7 +218,9 @@ impl Runner {
                 spare: args.number("spare", 0),
                 preferred: args.named.get("preferred").map(|id| node(id)),
                 lease: args.number("lease", 0) == 1,
-                term: args.number("term", 1),
+                term: args.number("term", u64::from(!args.named.contains_key("unborn"))),
+                level: args.number("level", 1),
+                unborn: args.number("unborn", 0) == 1,
                 seed: args.number("seed", 1),
             }));
             return;
@@ -242,7 +246,8 @@ fn choose(cluster: &mut Cluster, args: &Args) -> Vec<Message> {
     let chosen = |message: &Message| {
         args.plain.iter().all(|word| match word.split_once("->") {
             Some((from, to)) => {
-                (from == "*" || node(from) == message.from) && (to == "*" || node(to) == message.to)
+                (from == "*" || node(from) == message.from.id)
+                    && (to == "*" || node(to) == message.to.id)
             }
             None => word == "first" || word == "last" || word == show::kind(&message.body),
         })
@@ -315,9 +320,14 @@ fn inject(cluster: &mut Cluster, args: &Args) {
         other => panic!("cannot inject: {other}"),
     };
     let term = args.plain[1].strip_prefix('t').and_then(|t| t.parse().ok());
+    let life = |cluster: &Cluster, id: NodeId, name: &str| {
+        let now = cluster.server(id).incarnation.0;
+        Server::new(id.0, args.number(name, now))
+    };
     cluster.deliver(Message {
-        from,
-        to,
+        birth: BIRTH,
+        from: life(cluster, from, "from-life"),
+        to: life(cluster, to, "to-life"),
         term: Term(term.expect("a term")),
         call: 0,
         lost_directory: false,
@@ -348,7 +358,6 @@ fn faults(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
                 }
             }
         }
-        "allow" => drop(cluster.act(args.node(0), |raft, now| raft.allow_voting(now))),
         "compact" => cluster.compact(
             args.node(0),
             Index(args.plain[1].parse().expect("an index")),
@@ -356,15 +365,12 @@ fn faults(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
         "snapshot" => cluster.send_snapshot(args.link().0, args.link().1),
         "give-up" => {
             let (at, of) = args.link();
+            let of = cluster.server(of);
             cluster.act(at, |raft, _| raft.give_up_snapshot(of));
         }
         "unreachable" => {
             let (at, of) = args.link();
             cluster.act(at, |raft, _| raft.peer_unreachable(of));
-        }
-        "lost" => {
-            let (at, of) = args.link();
-            cluster.act(at, |raft, now| raft.peer_lost_directory(now, of));
         }
         "isolate" | "partition" => {
             let side = nodes(&args.plain[0]);
@@ -399,7 +405,7 @@ fn restore(cluster: &mut Cluster, args: &Args) {
     let disk = Disk {
         hard_state: HardState {
             term: Term(args.number("term", last)),
-            voted_for: args.named.get("vote").map(|id| node(id)),
+            voted_for: args.named.get("vote").map(|id| Server::new(node(id).0, 1)),
         },
         entries,
         ..Disk::default()
@@ -459,10 +465,25 @@ fn operators(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
         "change" => {
             let id = args.node(0);
             let changes: Vec<Change> = args.plain[1..].iter().map(|word| change(word)).collect();
+            for change in &changes {
+                let is_new = matches!(change, Change::AddLearner { .. });
+                if is_new && cluster.nodes.contains_key(&change.id()) {
+                    cluster.introduce(id, change.id(), false);
+                }
+            }
             let outcome = cluster.act(id, |raft, now| raft.propose_change(now, &changes));
             if let Some(Err(error)) = outcome {
                 cluster.out.push(format!("{id} refuses: {error}"));
             }
+        }
+        "found" => {
+            let id = args.node(0);
+            let first_members = cluster.nodes[&id].config.first_members.clone();
+            cluster.act(id, |raft, now| raft.found(now, &first_members));
+        }
+        "introduce" => {
+            let was_voter = args.plain.len() > 2;
+            cluster.introduce(args.node(0), args.node(1), was_voter);
         }
         "transfer" => {
             let (id, to) = args.link();
@@ -495,6 +516,11 @@ fn change(word: &str) -> Change {
         "promote" => Change::Promote(id),
         "demote" => Change::Demote(id),
         "remove" => Change::Remove(id),
+        "move" => Change::Move {
+            id,
+            peer: format!("p{}", id.0 + 100),
+            client: format!("c{}", id.0 + 100),
+        },
         other => panic!("not a change: {other}"),
     }
 }
@@ -505,7 +531,7 @@ fn elect(cluster: &mut Cluster, args: &Args) {
     let all = cluster.ids();
     let voters = args.named.get("votes").map_or(all, |list| nodes(list));
     let of_election = |m: &Message| {
-        (m.from == id || m.to == id) && {
+        (m.from.id == id || m.to.id == id) && {
             let kind = show::kind(&m.body);
             kind.starts_with("vote") || kind.starts_with("prevote")
         }
@@ -519,7 +545,7 @@ fn elect(cluster: &mut Cluster, args: &Args) {
             .partition(of_election);
         cluster.pool = others;
         for message in these {
-            if voters.contains(&message.to) || voters.contains(&message.from) {
+            if voters.contains(&message.to.id) || voters.contains(&message.from.id) {
                 cluster.deliver(message);
             }
         }
@@ -578,6 +604,7 @@ fn looks(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
                     (Some(raft), _) => {
                         let list = raft.followers().into_iter().flatten().map(|(peer, p)| {
                             let (at, next) = (p.match_index, p.next_index);
+                            let peer = show::server(*peer);
                             format!("{peer}: {:?} match={at} next={next}", p.state)
                         });
                         format!("{id} {}", list.collect::<Vec<_>>().join("; "))

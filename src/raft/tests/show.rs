@@ -1,7 +1,7 @@
 //! How the scripts write what they see.
 
 use crate::raft::{Accepted, Body, Configuration, Message, Rejected, RoleName, Standing, Write};
-use crate::types::{Entry, NodeId, Payload, Term};
+use crate::types::{Entry, NodeId, Payload, Server, Term};
 
 pub(super) fn entry(entry: &Entry) -> String {
     let content = match &entry.payload {
@@ -15,14 +15,27 @@ pub(super) fn entry(entry: &Entry) -> String {
     format!("{} {content}", entry.id)
 }
 
-/// The voters; then who else is a member, and as what.
+/// A node, with a stroke for each directory that it has lost.
+pub(super) fn server(server: Server) -> String {
+    let lost = server.incarnation.0.saturating_sub(1);
+    format!("{}{}", server.id, "'".repeat(lost as usize))
+}
+
+/// The voters; other members with their part; first members that are pending.
 pub(super) fn configuration(configuration: &Configuration) -> String {
     let mut text = "members".to_owned();
-    for (id, member) in configuration.members() {
+    for (member_server, member) in configuration.members() {
+        let id = server(member_server);
         text += &match member.standing {
             Standing::Voter => format!(" {id}"),
             standing => format!(" {id}:{}", standing.as_str()),
         };
+    }
+    for (id, _) in configuration.pending() {
+        text += &format!(" {id}:pending");
+    }
+    if configuration.is_founding() {
+        text += " (founding)";
     }
     text
 }
@@ -104,7 +117,7 @@ pub(super) fn message(message: &Message) -> String {
             yes(*installed)
         ),
     };
-    let Message { from, to, term, .. } = message;
+    let (from, to, term) = (server(message.from), server(message.to), message.term);
     let line = format!("{from}->{to} t{term} {} {body}", kind(&message.body));
     line.trim_end().to_owned()
 }
@@ -114,7 +127,7 @@ pub(super) fn write(write: &Write, list: &[Entry]) -> String {
     if let Some(state) = write.hard_state {
         line += &format!(" term={}", state.term);
         if let Some(candidate) = state.voted_for {
-            line += &format!(" vote={candidate}");
+            line += &format!(" vote={}", server(candidate));
         }
     }
     if let Some(base) = write.reset_to {

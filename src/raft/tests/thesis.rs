@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::paper::*;
 use crate::raft::{
-    Body, Change, ChangeError, Config, Log, Message, Raft, ReadId, ReadOutcome, RoleName,
+    Body, Change, ChangeError, Config, Introduction, Log, Message, Raft, ReadId, ReadOutcome,
+    RoleName,
 };
 use crate::time::Time;
-use crate::types::{EntryId, Index, NodeId, Payload, Term};
+use crate::types::{EntryId, Incarnation, Index, NodeId, Payload, Term};
 
 fn add(id: u64) -> Change {
     Change::AddLearner {
@@ -17,12 +18,25 @@ fn add(id: u64) -> Change {
     }
 }
 
+fn introduce(raft: &mut Raft, peers: &[u64]) {
+    for peer in peers {
+        let introduction = Introduction {
+            incarnation: Incarnation(1),
+            level: 1,
+            established: false,
+            was_voter: false,
+        };
+        raft.introduce(NOW, NodeId(*peer), introduction);
+    }
+}
+
 /// §6: "agreement (for elections and entry commitment) requires separate majorities from
 /// both the old and new configurations"; over all sets of nodes that may have the entry.
 #[test]
 fn a_joint_entry_is_committed_by_majorities_of_both_halves_and_nothing_less() {
     for set in 0..16u32 {
         let mut raft = leader(3);
+        introduce(&mut raft, &[4, 5]);
         raft.propose_change(NOW, &[add(4), add(5)])
             .expect("two learners");
         write_all(&mut raft);
@@ -105,6 +119,7 @@ fn a_successor_is_told_once_and_only_when_all_is_committed_and_on_its_disk() {
 fn a_learner_is_promoted_with_as_many_entries_to_go_as_the_bound_says_and_no_more() {
     for (behind, promoted) in [(0, true), (1_024, true), (1_025, false)] {
         let mut raft = leader(3);
+        introduce(&mut raft, &[4]);
         raft.propose_change(NOW, &[add(4)]).expect("a learner");
         for _ in 0..behind {
             raft.propose(command("x")).expect("it leads");
@@ -168,12 +183,13 @@ fn a_vote_counts_again_exactly_when_the_shortest_time_out_has_passed() {
 fn a_lease_is_over_before_the_first_of_its_promises_is() {
     let with_lease = |id: u64| {
         let config = Config {
-            id: NodeId(id),
+            server: server(id),
             configuration: members(2),
+            first_members: members(2),
             election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
             heartbeat: Duration::from_millis(50),
             seed: 1,
-            lost_directory: false,
+            established: false,
             read_lease: true,
             disk_patience: Duration::from_secs(2),
         };
@@ -212,7 +228,7 @@ fn a_lease_is_over_before_the_first_of_its_promises_is() {
             transfer: false,
         };
         let mut message = from(1, 3, vote);
-        message.to = NodeId(2);
+        message.to = server(2);
         follower.step(now, message);
         let voted = follower.hard_state().voted_for.is_some();
         assert!(!(read && voted), "after {after} ms");

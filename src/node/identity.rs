@@ -104,8 +104,8 @@ pub(super) struct Identity {
     births: BTreeMap<NodeId, Birth>,
     /// Peers that refuse this node, or that it refuses, and why.
     refusals: BTreeMap<NodeId, String>,
-    /// Addresses to be kept in place of those in the log.
-    overrides: Option<Vec<AddressOverride>>,
+    /// Nodes whose addresses in the log were held against the cluster file in this run.
+    overridden: BTreeSet<NodeId>,
     /// Since when the conditions of the founding have been met.
     ready_since: Option<Time>,
     /// What was last said about the wait.
@@ -121,7 +121,7 @@ impl Identity {
             peers: BTreeMap::new(),
             births: BTreeMap::new(),
             refusals: BTreeMap::new(),
-            overrides: None,
+            overridden: BTreeSet::new(),
             ready_since: None,
             told: String::new(),
         }
@@ -464,43 +464,50 @@ impl<D: Disk> Node<D> {
         self.identity.kept = Some(state);
         let configuration = raft.configuration_at(durable.max(raft.log().base().index));
         let mut next = meta.clone();
-        if let Some(overrides) = self.identity.overrides.take() {
-            next.overrides = overrides;
+        let configuration = configuration.clone();
+        let may_vote = raft.may_vote();
+        if self.config.addresses_from_file {
+            self.override_addresses(&mut next.overrides);
         }
         if configuration.level() > 0 {
             if next.birth != Birth::NONE && next.birth != configuration.birth() {
                 error!(target: "Raft", "the log is of another cluster than `meta` says: log={} meta={}", configuration.birth(), next.birth);
             }
             next.birth = configuration.birth();
-            next.was_voter |= raft.may_vote();
+            next.was_voter |= may_vote;
             next.overrides.retain(|o| {
                 let of_id = configuration.members_of(o.id);
                 let mut known = of_id.map(|(_, m)| (m.peer.as_str(), m.client.as_str()));
                 known.any(|(peer, client)| (peer, client) == (&o.replaced.0, &o.replaced.1))
             });
         }
-        if next != *meta {
+        if next != self.identity.meta {
             self.write_meta(next);
         }
     }
 
-    /// Takes the addresses of the cluster file in the place of those in the log; see
-    /// [`NodeConfig::addresses_from_file`](super::NodeConfig::addresses_from_file). Written
-    /// with the next change of `meta`, or with [`Node::keep_identity`].
-    pub(super) fn override_addresses(&mut self) {
+    /// Takes the addresses of the cluster file in the place of those in the log, for each
+    /// node once, when the log first names it: see
+    /// [`NodeConfig::addresses_from_file`](super::NodeConfig::addresses_from_file).
+    fn override_addresses(&mut self, overrides: &mut Vec<AddressOverride>) {
         let first = &self.config.first_members;
         let pair = |m: &Member| (m.peer.clone(), m.client.clone());
-        let members = self.raft.configuration().members();
-        let overrides = members.filter_map(|(server, member)| {
-            let (_, file) = first.members_of(server.id).next()?;
-            let (addresses, replaced) = (pair(file), pair(member));
-            (addresses != replaced).then_some(AddressOverride {
-                id: server.id,
-                addresses,
-                replaced,
-            })
-        });
-        self.identity.overrides = Some(overrides.collect());
+        for (server, member) in self.raft.configuration().members() {
+            let id = server.id;
+            if !self.identity.overridden.insert(id) {
+                continue;
+            }
+            let file = first.members_of(id).next().map(|(_, m)| pair(m));
+            let replaced = pair(member);
+            overrides.retain(|over| over.id != id);
+            if let Some(addresses) = file.filter(|file| *file != replaced) {
+                overrides.push(AddressOverride {
+                    id,
+                    addresses,
+                    replaced,
+                });
+            }
+        }
     }
 
     fn write_meta(&mut self, mut next: Meta) {

@@ -235,10 +235,8 @@ impl<D: Disk> Node<D> {
             machine,
             identity: Identity::new(meta),
         };
-        let mut node = Node::assemble(parts);
-        if node.config.addresses_from_file {
-            node.override_addresses();
-        } else {
+        let node = Node::assemble(parts);
+        if !node.config.addresses_from_file {
             node.compare_addresses();
         }
         Ok((node, summary))

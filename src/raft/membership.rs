@@ -15,7 +15,7 @@ use crate::raft::message::Body;
 use crate::raft::progress::{Progress, State};
 use crate::raft::quorum::Quorum;
 use crate::time::Time;
-use crate::types::{Entry, EntryId, Index, Payload, Server};
+use crate::types::{Entry, EntryId, Index, NodeId, Payload, Server};
 
 /// The configurations that the log holds, and the one that it begins with.
 #[derive(Debug)]
@@ -198,6 +198,10 @@ impl Raft {
     ) -> Result<EntryId, ChangeError> {
         if !self.is_leader() {
             return Err(ChangeError::NotLeader);
+        }
+        let ids: Vec<NodeId> = changes.iter().map(Change::id).collect();
+        if let Some(at) = (1..ids.len()).find(|at| ids[..*at].contains(&ids[*at])) {
+            return Err(ChangeError::Twice(ids[at]));
         }
         let configuration = self.membership.current();
         let steps: Result<Vec<Step>, ChangeError> = changes

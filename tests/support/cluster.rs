@@ -226,6 +226,9 @@ impl TestCluster {
     pub fn start_with(&mut self, node: usize, more: &[&str]) {
         assert!(matches!(self.nodes[node], Process::Down), "{node} is up");
         fs::create_dir_all(self.data_dir()).expect("the data directory");
+        if self.first == 1 && node == 0 && !self.node_dir(0).exists() {
+            self.found(0);
+        }
         let output = self.log(node);
         let child = self
             .command(node)
@@ -235,6 +238,22 @@ impl TestCluster {
             .spawn()
             .unwrap_or_else(|e| panic!("cannot start node {node}: {e}"));
         self.nodes[node] = Process::Running(child);
+    }
+
+    /// Founds the cluster in a node's new directory, as an operator does for a cluster of one.
+    pub fn found(&self, node: usize) {
+        let mut command = Command::new(RAFT_EXAMPLE);
+        command
+            .arg(node.to_string())
+            .arg("--cluster")
+            .arg(self.directory.path().join("cluster.toml"))
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .args(&self.arguments)
+            .arg("--found")
+            .stdin(Stdio::null());
+        let output = command.output().expect("raft_example runs");
+        assert!(output.status.success(), "{output:?}");
     }
 
     /// Starts a node and waits until it answers.

@@ -46,6 +46,7 @@ pub fn envelope(service: &str, method: &str, sequence: u64, payload: Vec<u8>) ->
         payload_size: u32::try_from(payload.len()).expect("a short payload"),
         payload_checksum: crc32fast::hash(&payload),
         payload: Bytes::from(payload),
+        ..Default::default()
     }
 }
 

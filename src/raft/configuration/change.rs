@@ -72,36 +72,6 @@ pub enum Step {
     Forget(NodeId),
 }
 
-impl Step {
-    /// The node that changes.
-    pub(super) fn id(&self) -> NodeId {
-        match self {
-            Step::Forget(id) => *id,
-            Step::Add(server, _)
-            | Step::Promote(server)
-            | Step::Demote(server)
-            | Step::Remove(server)
-            | Step::Move { server, .. } => server.id,
-        }
-    }
-
-    /// Whether both change the same server.
-    pub(super) fn is_of_same(&self, other: &Step) -> bool {
-        self.server() == other.server()
-    }
-
-    fn server(&self) -> Server {
-        match self {
-            Step::Forget(id) => Server::any(*id),
-            Step::Add(server, _)
-            | Step::Promote(server)
-            | Step::Demote(server)
-            | Step::Remove(server)
-            | Step::Move { server, .. } => *server,
-        }
-    }
-}
-
 /// Why a configuration does not change. Nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {

@@ -151,10 +151,6 @@ fn changes_that_make_no_sense_say_why() {
         (vec![Change::Promote(id(9))], ChangeError::NotMember(id(9))),
         (vec![Change::Remove(id(9))], ChangeError::NotMember(id(9))),
         (
-            vec![Change::Remove(id(1)), Change::Demote(id(1))],
-            ChangeError::Twice(id(1)),
-        ),
-        (
             (0..3).map(|n| Change::Remove(id(n))).collect(),
             ChangeError::NoVoters,
         ),

@@ -25,7 +25,7 @@
 //! | `compact n1 5`, `snapshot n1->n2`, `give-up n1->n2` | snapshots |
 //! | `unreachable n1->n2` | what a node learns of a peer |
 //! | `isolate n1`, `partition n1,n2`, `heal` | links; messages on their way arrive still |
-//! | `inject n2->n1 t5 vote\|prevote\|heartbeat\|append\|snapshot\|timeout-now [last=1@1] [from-life=1] [to-life=1]` | a message of nobody's making |
+//! | `inject n2->n1 t5 vote\|vote-reply\|prevote\|heartbeat\|append\|snapshot\|timeout-now [last=1@1] [from-life=1] [to-life=1]` | a message of nobody's making |
 //! | `status [n1]`, `members [n1]`, `log [n1]`, `progress n1`, `pool` | looks |
 //! | `agree` | up to where each has committed; that logs match is checked |
 //! | `sent` | how many messages were sent since the last look, by kind |
@@ -297,6 +297,7 @@ fn inject(cluster: &mut Cluster, args: &Args) {
             last,
             transfer: false,
         },
+        "vote-reply" => Body::VoteReply { granted: true },
         "prevote" => Body::PreVote { last },
         "heartbeat" => Body::Heartbeat {
             last: Index::ZERO,

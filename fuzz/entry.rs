@@ -9,10 +9,10 @@ use raftkv::client::protocol as client;
 use raftkv::disk::{Disk, SegmentId, SimDisk};
 use raftkv::kv::{Command, Restore, SessionLimits, SnapshotStep, StateMachine, restore};
 use raftkv::mem::Buffer;
-use raftkv::net::envelope::{Method, decode_envelope};
+use raftkv::net::envelope::{Envelope, Method, decode_envelope};
 use raftkv::net::frame::{FrameDecoder, HEADER_BYTES};
 use raftkv::node::Request;
-use raftkv::types::NodeId;
+use raftkv::types::{Birth, Incarnation, NodeId, Server};
 use raftkv::wal::{Wal, WalOptions, summarize_segment};
 use raftkv::{pb, proto};
 
@@ -136,7 +136,7 @@ pub fn peer_messages(input: &[u8]) {
         return;
     };
     let payload = Bytes::copy_from_slice(payload);
-    let method: &[u8] = match control >> 1 & 7 {
+    let method: &'static [u8] = match control >> 1 & 7 {
         0 => b"RequestVote",
         1 => b"AppendEntries",
         2 => b"InstallSnapshot",
@@ -145,21 +145,37 @@ pub fn peer_messages(input: &[u8]) {
         _ => return introduction(control, payload),
     };
     let is_request = control & 1 == 0;
-    let decode = |payload| {
+    let link = proto::Link {
+        peer: Server {
+            id: FROM,
+            incarnation: Incarnation(7),
+        },
+        birth: Birth(1),
+        own: TO,
+    };
+    let decode = |envelope: &Envelope| {
         if is_request {
-            proto::decode_peer_request(FROM, TO, method, 9, payload)
+            proto::decode_peer_request(&link, envelope)
         } else {
-            proto::decode_reply(FROM, TO, method, 9, payload)
+            proto::decode_reply(&link, envelope)
         }
     };
-    let Ok(message) = decode(payload) else { return };
+    let envelope = Envelope {
+        method: Bytes::from_static(method),
+        sequence: 9,
+        payload,
+        ..Envelope::default()
+    };
+    let Ok(message) = decode(&envelope) else {
+        return;
+    };
     assert_eq!(message.body.is_request(), is_request);
     // What is let through can be said again, and means the same.
     let mut out = Buffer::with_capacity(64);
     proto::encode_message(&mut out, &message, 9);
     let envelope = decode_envelope(out.freeze().slice(HEADER_BYTES..)).expect("our own envelope");
     assert_eq!(&envelope.method[..], method);
-    assert_eq!(decode(envelope.payload).expect("our own message"), message);
+    assert_eq!(decode(&envelope).expect("our own message"), message);
 }
 
 fn introduction(control: u8, payload: Bytes) {

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use crossbeam_channel::{Receiver, unbounded};
-use raftkv::config::Cluster;
+use raftkv::config::{Cluster, Founding};
 use raftkv::disk::{DataDir, Disk, DiskEvent, FileDisk, FileId, OpenError};
 use raftkv::kv::{ClientId, Command, Identity, SessionLimits, SnapshotStep, StateMachine, WriteOp};
-use raftkv::node::{Node, NodeConfig};
-use raftkv::raft::Configuration;
+use raftkv::node::{Addresses, Node, NodeConfig};
+use raftkv::raft::{Configuration, LEVEL_MAX};
 use raftkv::time::Time;
-use raftkv::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+use raftkv::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Server, Term};
 use raftkv::wal::{Batch, Wal, WalOptions};
 
 const NODE: NodeId = NodeId(0);
@@ -67,8 +67,11 @@ fn config_of(dir: &DataDir) -> NodeConfig {
         id: NODE,
         first_members: members(7),
         cluster_id: cluster_id(),
-        incarnation: dir.incarnation(),
-        rejoins: dir.rejoins(),
+        founding: Founding::AllFirstMembers,
+        level: LEVEL_MAX,
+        addresses: Addresses::default(),
+        addresses_from_file: false,
+        meta: dir.meta().clone(),
         election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
         heartbeat: Duration::from_millis(50),
         read_lease: false,
@@ -177,7 +180,7 @@ fn write_the_fixture() {
     assert!(!fixture().exists(), "an old fixture is never replaced");
     fs::create_dir_all(fixture()).expect("made");
     let dir = DataDir::open(&fixture(), NODE, cluster_id()).expect("new");
-    let (lock, incarnation) = (dir.path().join("lock"), dir.incarnation());
+    let (lock, incarnation) = (dir.path().join("lock"), dir.meta().incarnation);
     let (mut disk, events) = open_disk(dir);
     let options = WalOptions {
         segment_bytes: SEGMENT_BYTES,
@@ -188,7 +191,7 @@ fn write_the_fixture() {
     let all = entries();
     let hard_state = |term, voted_for: Option<u64>| HardState {
         term: Term(term),
-        voted_for: voted_for.map(NodeId),
+        voted_for: voted_for.map(|id| Server::new(id, 0)),
     };
     let batches = [
         Batch {
@@ -231,7 +234,7 @@ fn write_the_fixture() {
     }
     let last = EntryId::new(2, 6);
     for (draft, name, content) in [
-        (FileId::PeersDraft, FileId::Peers, peers_file()),
+        (FileId::MetaDraft, FileId::Peers, peers_file()),
         (
             FileId::SnapshotDraft(last),
             FileId::Snapshot(last),
@@ -327,12 +330,7 @@ fn files_of_a_newer_version_are_refused_and_not_taken_for_damaged() {
     };
     let meta = refusal("meta", &|bytes| {
         let text = String::from_utf8(bytes.clone()).expect("text");
-        *bytes = text.replace("version 1", "version 2").into_bytes();
-    });
-    let peers = refusal("peers", &|bytes| {
-        bytes[0] = 2;
-        let end = bytes.len() - 4;
-        crc_at(bytes, end);
+        *bytes = text.replace("version 1", "version 3").into_bytes();
     });
     let snapshot = refusal("0000000000000006-0000000000000002.snap", &|bytes| {
         bytes[8] = 2;
@@ -346,7 +344,7 @@ fn files_of_a_newer_version_are_refused_and_not_taken_for_damaged() {
         crc.update(&bytes[16..4096]);
         bytes[12..16].copy_from_slice(&crc.finalize().to_le_bytes());
     });
-    for line in [meta, peers, snapshot, log] {
+    for line in [meta, snapshot, log] {
         assert!(line.contains("newer") && !line.contains('\n'), "{line}");
         assert!(!line.contains("--rejoin"), "{line}");
     }

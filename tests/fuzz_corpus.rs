@@ -15,10 +15,12 @@ use raftkv::kv::{ClientId, Command, Operations, SessionLimits, StateMachine, Wri
 use raftkv::mem::Buffer;
 use raftkv::net::envelope::decode_envelope;
 use raftkv::net::frame::HEADER_BYTES;
-use raftkv::node::{Answer, Hello, HelloReply};
+use raftkv::node::{Addresses, Answer, Facts, Hello, HelloReply};
 use raftkv::proto;
 use raftkv::raft::{Accepted, Body, Message, Rejected, SnapshotChunk, SnapshotMeta};
-use raftkv::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+use raftkv::types::{
+    Birth, Entry, EntryId, HardState, Incarnation, Index, NodeId, Payload, Server, Term,
+};
 use raftkv::wal::{Batch, Wal, summarize_segment};
 
 fn corpus(target: &str) -> PathBuf {
@@ -297,8 +299,9 @@ fn peer_seeds() -> Vec<(String, Vec<u8>)> {
         .into_iter()
         .map(|(name, control, body)| {
             let message = Message {
-                from: NodeId(1),
-                to: NodeId(0),
+                birth: Birth(1),
+                from: Server::new(1, 7),
+                to: Server::new(0, 8),
                 term: Term(3),
                 call: 9,
                 lost_directory: name.ends_with("reply"),
@@ -313,9 +316,8 @@ fn peer_seeds() -> Vec<(String, Vec<u8>)> {
         cluster_id: 3,
         from: NodeId(1),
         to: NodeId(0),
-        incarnation: 7,
-        established: true,
         version: 1,
+        facts: facts(7),
     };
     let mut out = Buffer::with_capacity(256);
     proto::encode_hello(&mut out, &hello, 9);
@@ -324,13 +326,28 @@ fn peer_seeds() -> Vec<(String, Vec<u8>)> {
         to: NodeId(1),
         refused: Some("no".into()),
         lost_directory: true,
-        incarnation: 8,
         term: Term(3),
+        facts: facts(8),
     };
     let mut out = Buffer::with_capacity(256);
     proto::encode_hello_reply(&mut out, &reply, 9);
     seeds.push(("hello-reply".into(), with_control(7, &payload(out))));
     seeds
+}
+
+fn facts(incarnation: u64) -> Facts {
+    Facts {
+        incarnation: Incarnation(incarnation),
+        birth: Birth(9),
+        is_new: true,
+        was_voter: true,
+        established: true,
+        level: 1,
+        addresses: Addresses {
+            peer: "127.0.0.1:4396".into(),
+            client: "127.0.0.1:4397".into(),
+        },
+    }
 }
 
 fn client_seeds() -> Vec<(String, Vec<u8>)> {

@@ -155,7 +155,6 @@ fn stats_are_there_for_people_and_for_programs() {
         ("segments", 1),
         ("segments_live", 1),
         ("segment_bytes", 16384),
-        ("peers_known", 2),
     ] {
         assert_eq!(stats[name], value, "{name}: {out}");
     }

@@ -440,14 +440,18 @@ impl Configuration {
         next.settled()
     }
 
-    /// Ends the founding once a majority of the first members votes. It stays ended,
-    /// whoever is removed later.
+    /// Ends the founding once a majority of the first members votes, without those that an
+    /// operator has removed or demoted meanwhile. It stays ended, whoever is removed later.
     fn settled(mut self) -> Configuration {
-        let voters = self
-            .members
-            .values()
-            .filter(|m| m.standing == Standing::Voter);
-        if voters.count() >= majority(usize::from(self.founding)) {
+        let count = |standing| {
+            self.members
+                .values()
+                .filter(|m| m.standing == standing)
+                .count()
+        };
+        let voters = count(Standing::Voter);
+        let left = voters + count(Standing::Entering) + self.pending.len();
+        if voters >= majority(left.min(usize::from(self.founding))) {
             self.founding = 0;
         }
         self

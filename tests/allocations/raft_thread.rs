@@ -6,11 +6,12 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use raftkv::disk::{Disk, DiskEvent, FileId, FileInfo, SegmentId, SegmentInfo, SyncToken};
+use raftkv::config::Founding;
+use raftkv::disk::{Disk, DiskEvent, FileId, FileInfo, Meta, SegmentId, SegmentInfo, SyncToken};
 use raftkv::kv::{ClientId, Command, Identity, Outcome, SessionLimits, WriteOp};
 use raftkv::mem::{self, Buffer};
-use raftkv::node::{Answer, Caller, Node, NodeConfig, Outputs, Request};
-use raftkv::raft::Configuration;
+use raftkv::node::{Addresses, Answer, Caller, Node, NodeConfig, Outputs, Request};
+use raftkv::raft::{Configuration, LEVEL_MAX};
 use raftkv::time::Time;
 use raftkv::types::NodeId;
 
@@ -98,8 +99,11 @@ fn open(id: u64, snapshot_log_bytes: u64) -> Node<NullDisk> {
         read_lease: false,
         disk_patience: Duration::from_secs(2),
         cluster_id: 1,
-        incarnation: id + 1,
-        rejoins: false,
+        founding: Founding::AllFirstMembers,
+        level: LEVEL_MAX,
+        addresses: Addresses::default(),
+        addresses_from_file: false,
+        meta: Meta::new(NodeId(id), 1, id + 1),
         election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
         heartbeat: Duration::from_millis(50),
         seed: id,
@@ -138,26 +142,37 @@ impl Cluster {
             answered: Vec::new(),
         };
         cluster.run(10);
-        for (from, to) in (0..NODES).flat_map(|a| (0..NODES).map(move |b| (a, b))) {
-            if from != to {
-                let hello = cluster.nodes[from as usize].hello(NodeId(to));
-                let caller = Caller {
-                    reactor: 0,
-                    connection: from,
-                    sequence: 0,
-                };
-                cluster.call(to, |node, now| node.handle_hello(now, caller, hello));
-                cluster.run(5);
-            }
-        }
         for _ in 0..5_000 {
-            if cluster.nodes[0].raft().is_leader() {
+            let anew = |node: &mut Node<NullDisk>| std::mem::take(&mut node.outputs().reintroduce);
+            if cluster.nodes.iter_mut().any(anew) || cluster.now == Time::ZERO {
+                cluster.introduce();
+            }
+            let raft = cluster.nodes[0].raft();
+            let voters = raft.quorum().voters().len() as u64;
+            if raft.is_leader() && voters == NODES && !raft.change_is_pending() {
+                cluster.run(10);
                 return cluster;
             }
             cluster.now += Duration::from_millis(1);
             cluster.run(1);
         }
         panic!("node 0 does not lead");
+    }
+
+    /// All introduce themselves to each other.
+    fn introduce(&mut self) {
+        for (from, to) in (0..NODES).flat_map(|a| (0..NODES).map(move |b| (a, b))) {
+            if from != to {
+                let hello = self.nodes[from as usize].hello(NodeId(to));
+                let caller = Caller {
+                    reactor: 0,
+                    connection: from,
+                    sequence: 0,
+                };
+                self.call(to, |node, _| node.handle_hello(caller, &hello));
+                self.run(5);
+            }
+        }
     }
 
     /// Everything that happens in a node goes through here, so that it is counted.
@@ -193,6 +208,7 @@ impl Cluster {
             answers,
             hellos,
             members: _,
+            reintroduce: _,
         } = self.nodes[from as usize].outputs();
         // The node keeps its room.
         let (mut mail, mut replies) = (Vec::new(), Vec::new());
@@ -200,7 +216,7 @@ impl Cluster {
         replies.append(hellos);
         self.answered.append(answers);
         for message in mail {
-            let to = message.to.0;
+            let to = message.to.id.0;
             self.call(to, |node, now| node.handle_peer(now, message));
         }
         for (_, reply) in replies {

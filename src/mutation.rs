@@ -1,6 +1,6 @@
 //! Known bugs that tests can switch on, to show that they would be found. Only unit tests of
 //! this crate have them: anywhere else `mutated!` is `false`, and the compiler drops what
-//! hangs on it. `src/sim/mutations.rs` runs the simulator with each.
+//! hangs on it. The tables in `docs/TESTING.md` say which test finds which.
 
 /// Whether this bug is switched on.
 #[cfg(not(test))]
@@ -73,6 +73,10 @@ mod switch {
         ForgetfulVoter,
         /// A node applies some entries differently from the others.
         AppliedDifferently,
+        /// Reads are answered by what is committed, before it is applied.
+        ReadBeforeApplied,
+        /// A snapshot is confirmed as installed before what it stands for is on disk.
+        InstalledBeforeSync,
     }
 
     impl Mutation {
@@ -97,13 +101,15 @@ mod switch {
             Mutation::ForgetfulVoter,
         ];
         /// Those that only whole nodes can have.
-        pub(crate) const OF_NODE: [Mutation; 6] = [
+        pub(crate) const OF_NODE: [Mutation; 8] = [
             Mutation::TermNotAwaited,
             Mutation::ReplyBeforeSync,
             Mutation::SnapshotWithoutSessions,
             Mutation::SnapshotWithoutConfiguration,
             Mutation::AppliedTwice,
             Mutation::AppliedDifferently,
+            Mutation::ReadBeforeApplied,
+            Mutation::InstalledBeforeSync,
         ];
     }
 

@@ -11,7 +11,7 @@ use crate::disk::trace::{LANES, TraceDisk};
 use crate::disk::{Disk, FileId, FileInfo, SegmentId, SegmentInfo, SimDisk, SyncToken};
 use crate::kv::{ClientId, Command, Identity, SessionLimits, WriteOp};
 use crate::mem::Buffer;
-use crate::node::{Answer, Caller, Node, NodeConfig, OpenError, Request};
+use crate::node::{APPLY_ENTRIES_MAX, Answer, Caller, Node, NodeConfig, OpenError, Request};
 use crate::raft::{Accepted, Body, Configuration, Message};
 use crate::time::Time;
 use crate::types::{EntryId, Index, NodeId, Payload, Term};
@@ -64,6 +64,7 @@ fn config(id: u64, members: u64) -> NodeConfig {
         snapshot_log_bytes: 6 << 10,
         snapshot_tail_bytes: 1 << 10,
         snapshot_hold_bytes: 8 << 10,
+        apply_entries_max: APPLY_ENTRIES_MAX,
         session_limits: SessionLimits::default(),
     }
 }

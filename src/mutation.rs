@@ -18,11 +18,12 @@ macro_rules! mutated {
 pub(crate) use mutated;
 
 #[cfg(test)]
-pub(crate) use self::switch::{Mutation, is_active, with};
+pub(crate) use self::switch::{Mutation, active, is_active, is_found, set_active, with};
 
 #[cfg(test)]
 mod switch {
     use std::cell::Cell;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
 
     /// A bug that somebody has had.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,14 @@ mod switch {
         ReadBeforeApplied,
         /// A snapshot is confirmed as installed before what it stands for is on disk.
         InstalledBeforeSync,
+        /// A segment goes before a durable mark vouches for the one behind it.
+        SegmentLetGoEarly,
+        /// The log writer syncs only the newest segment.
+        NewestSegmentSyncedAlone,
+        /// The directory is not synced after a file got its final name.
+        RenameNotSynced,
+        /// A file gets its final name before its content is synced.
+        RenamedUnsynced,
     }
 
     impl Mutation {
@@ -119,6 +128,27 @@ mod switch {
 
     pub(crate) fn is_active(mutation: Mutation) -> bool {
         ACTIVE.get() == Some(mutation)
+    }
+
+    /// The bug of this thread, for those that it starts.
+    pub(crate) fn active() -> Option<Mutation> {
+        ACTIVE.get()
+    }
+
+    pub(crate) fn set_active(mutation: Option<Mutation>) {
+        ACTIVE.set(mutation);
+    }
+
+    /// Runs seed after seed with the bug; returns whether one of them panics.
+    pub(crate) fn is_found<S>(
+        mutation: Mutation,
+        seeds: impl IntoIterator<Item = S>,
+        run: impl Fn(S),
+    ) -> bool {
+        seeds.into_iter().any(|seed| {
+            let run = AssertUnwindSafe(|| with(mutation, || run(seed)));
+            catch_unwind(run).is_err()
+        })
     }
 
     /// Runs `f` with the bug, on this thread.

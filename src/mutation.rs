@@ -86,6 +86,8 @@ mod switch {
         RenameNotSynced,
         /// A file gets its final name before its content is synced.
         RenamedUnsynced,
+        /// A sender looks at the doorbell's flag before it swaps it.
+        DoorbellLoadedFirst,
         /// How much of a buffer was written is forgotten when more is appended to it.
         PartialWriteForgotten,
     }

@@ -1,6 +1,6 @@
 //! Known bugs that tests can switch on, to show that they would be found. Only unit tests of
 //! this crate have them: anywhere else `mutated!` is `false`, and the compiler drops what
-//! hangs on it. `src/sim/mutations.rs` runs the simulator with each.
+//! hangs on it. The tables in `docs/TESTING.md` say which test finds which.
 
 /// Whether this bug is switched on.
 #[cfg(not(test))]
@@ -18,11 +18,12 @@ macro_rules! mutated {
 pub(crate) use mutated;
 
 #[cfg(test)]
-pub(crate) use self::switch::{Mutation, is_active, with};
+pub(crate) use self::switch::{Mutation, active, is_active, is_found, set_active, with};
 
 #[cfg(test)]
 mod switch {
     use std::cell::Cell;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
 
     /// A bug that somebody has had.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,22 @@ mod switch {
         VoteByNode,
         /// A node applies some entries differently from the others.
         AppliedDifferently,
+        /// Reads are answered by what is committed, before it is applied.
+        ReadBeforeApplied,
+        /// A snapshot is confirmed as installed before what it stands for is on disk.
+        InstalledBeforeSync,
+        /// A segment goes before a durable mark vouches for the one behind it.
+        SegmentLetGoEarly,
+        /// The log writer syncs only the newest segment.
+        NewestSegmentSyncedAlone,
+        /// The directory is not synced after a file got its final name.
+        RenameNotSynced,
+        /// A file gets its final name before its content is synced.
+        RenamedUnsynced,
+        /// A sender looks at the doorbell's flag before it swaps it.
+        DoorbellLoadedFirst,
+        /// How much of a buffer was written is forgotten when more is appended to it.
+        PartialWriteForgotten,
     }
 
     impl Mutation {
@@ -103,13 +120,15 @@ mod switch {
             Mutation::VoteByNode,
         ];
         /// Those that only whole nodes can have.
-        pub(crate) const OF_NODE: [Mutation; 6] = [
+        pub(crate) const OF_NODE: [Mutation; 8] = [
             Mutation::TermNotAwaited,
             Mutation::ReplyBeforeSync,
             Mutation::SnapshotWithoutSessions,
             Mutation::SnapshotWithoutConfiguration,
             Mutation::AppliedTwice,
             Mutation::AppliedDifferently,
+            Mutation::ReadBeforeApplied,
+            Mutation::InstalledBeforeSync,
         ];
     }
 
@@ -119,6 +138,27 @@ mod switch {
 
     pub(crate) fn is_active(mutation: Mutation) -> bool {
         ACTIVE.get() == Some(mutation)
+    }
+
+    /// The bug of this thread, for those that it starts.
+    pub(crate) fn active() -> Option<Mutation> {
+        ACTIVE.get()
+    }
+
+    pub(crate) fn set_active(mutation: Option<Mutation>) {
+        ACTIVE.set(mutation);
+    }
+
+    /// Runs seed after seed with the bug; returns whether one of them panics.
+    pub(crate) fn is_found<S>(
+        mutation: Mutation,
+        seeds: impl IntoIterator<Item = S>,
+        run: impl Fn(S),
+    ) -> bool {
+        seeds.into_iter().any(|seed| {
+            let run = AssertUnwindSafe(|| with(mutation, || run(seed)));
+            catch_unwind(run).is_err()
+        })
     }
 
     /// Runs `f` with the bug, on this thread.

@@ -88,7 +88,6 @@ fn what_was_acknowledged_before_a_backup_under_load_is_in_the_cluster_that_it_is
         eventually("the load runs", LATER, || {
             (counter.load(Ordering::SeqCst) >= 10).then_some(())
         });
-        begun = counter.load(Ordering::SeqCst);
         // Of a follower: it asks the leader how far the backup has to reach.
         let follower = (leader + 1) % 3;
         let nodes = [cluster.client(follower)];
@@ -97,6 +96,10 @@ fn what_was_acknowledged_before_a_backup_under_load_is_in_the_cluster_that_it_is
         assert!(!place.path().join("store.backup.part").exists());
         let refused = said(&nodes, &["backup", text(&file)], 1);
         assert!(refused.contains("--force"), "{refused}");
+        // What the first does not hold, the second does.
+        let ended = client.update("between", "here", LATER);
+        assert!(acknowledged(&ended), "{ended:?}");
+        begun = counter.load(Ordering::SeqCst);
         said(&nodes, &["backup", "--force", text(&file)], 0);
         stop.store(true, Ordering::Relaxed);
         load.join().expect("the load");
@@ -104,7 +107,7 @@ fn what_was_acknowledged_before_a_backup_under_load_is_in_the_cluster_that_it_is
     }
     let verified = said(&[], &["backup", "--verify", text(&file)], 0);
     assert!(
-        verified.contains(&format!("keys={}", BEFORE + 1)),
+        verified.contains(&format!("keys={}", BEFORE + 2)),
         "{verified}"
     );
 
@@ -116,6 +119,7 @@ fn what_was_acknowledged_before_a_backup_under_load_is_in_the_cluster_that_it_is
         let found = value(&mut client, &format!("before {n}"));
         assert_eq!(found, Some(format!("{n}").repeat(200).into_bytes()), "{n}");
     }
+    assert_eq!(value(&mut client, "between"), Some(b"here".to_vec()));
     let restored = value(&mut client, "counter").expect("the counter");
     let restored: u64 = String::from_utf8_lossy(&restored)
         .parse()

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use raftkv::config::{Cluster, Founding};
 use raftkv::disk::{DataDir, Disk, DiskEvent, FileDisk, FileId, OpenError};
 use raftkv::kv::{ClientId, Command, Identity, SessionLimits, SnapshotStep, StateMachine, WriteOp};
-use raftkv::node::{Addresses, Node, NodeConfig};
+use raftkv::node::{APPLY_ENTRIES_MAX, Addresses, Node, NodeConfig};
 use raftkv::raft::{Configuration, LEVEL_MAX};
 use raftkv::time::Time;
 use raftkv::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Server, Term};
@@ -82,6 +82,7 @@ fn config_of(dir: &DataDir) -> NodeConfig {
         snapshot_log_bytes: 16 << 20,
         snapshot_tail_bytes: 4 << 20,
         snapshot_hold_bytes: 64 << 20,
+        apply_entries_max: APPLY_ENTRIES_MAX,
         session_limits: SessionLimits::default(),
     }
 }

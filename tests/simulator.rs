@@ -44,9 +44,12 @@ fn no_seed_breaks_an_invariant_or_keeps_the_cluster_from_converging() {
 }
 
 /// Seeds beyond the first that have found something, when the same seed drew another run.
-const FOUND: [u64; 1] = [
+const FOUND: [u64; 2] = [
     // With two old snapshots on their way to followers the newest file was removed.
     1581,
+    // A sync of the simulated disk served three others at most, however many waited: the queue of
+    // a leader with a slow disk grew until the simulator complained.
+    2_883_542_501,
 ];
 
 #[test]

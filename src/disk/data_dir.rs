@@ -254,8 +254,7 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     };
     calls::before("open")?;
     let directory = File::open(path)?;
-    let synced = calls::before("sync directory").and_then(|()| directory.sync_all());
-    synced.map_err(|error| {
+    calls::sync_directory(&directory).map_err(|error| {
         if is_no_space(&error) {
             return io::Error::other(error);
         }

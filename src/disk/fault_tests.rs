@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use rustix::io::Errno;
 
-use super::calls::{How, Plan};
+use super::calls::{How, Plan, adopt};
 use super::*;
 use crate::types::NodeId;
 
@@ -238,7 +238,7 @@ fn open_with(dir: &Path, at: usize, how: How) -> ((FileDisk, Arc<Plan>), Receive
     let sink = move |event| drop(sender.send(event));
     let plan = Plan::begin(at, how);
     let disk = FileDisk::open(dir, Arc::new(sink)).expect("threads start");
-    Plan::adopt(None);
+    adopt(None);
     ((disk, plan), events)
 }
 

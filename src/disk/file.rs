@@ -107,6 +107,19 @@ impl FileDisk {
         &self.dir
     }
 
+    /// Names of the threads that have something to do.
+    #[cfg(test)]
+    pub(super) fn busy(&self) -> Vec<&'static str> {
+        let lanes = [
+            ("log-writer", self.log.is_busy()),
+            ("segment-maker", self.maker.is_busy()),
+            ("file-writer", self.files.is_busy()),
+            ("file-remover", self.removed.is_busy()),
+        ];
+        let busy = lanes.into_iter().filter(|(_, is_busy)| *is_busy);
+        busy.map(|(name, _)| name).collect()
+    }
+
     fn list<T>(&self, parse: impl Fn(&str) -> Option<T>) -> io::Result<Vec<(T, u64)>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(self.dir.path())? {
@@ -125,8 +138,8 @@ impl FileDisk {
             Some((open, file)) if *open == name => file,
             _ => {
                 let path: PathBuf = self.dir.path().join(&name);
-                let file = File::open(path)?;
-                drop_from_cache(&file)?;
+                let file = File::open(&path)?;
+                drop_from_cache(&file, &path)?;
                 &self.reading.insert((name, file)).1
             }
         };

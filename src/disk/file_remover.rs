@@ -47,7 +47,7 @@ impl Removals {
         }
         let unnamed = dir.join(file_name::removed(self.count));
         self.count += 1;
-        match calls::before("rename removed").and_then(|()| fs::rename(&path, &unnamed)) {
+        match calls::rename("rename removed", &path, &unnamed) {
             Err(error) if is_no_space(&error) => return remove_if_there(&path),
             renamed => renamed?,
         }
@@ -87,7 +87,7 @@ impl FileRemover {
                 return Ok(());
             }
             len -= STEP_BYTES;
-            match calls::before("truncate").and_then(|()| file.set_len(len)) {
+            match calls::truncate(&file, path, len) {
                 // Some file systems need room to make some.
                 Err(error) if is_no_space(&error) => break,
                 cut => cut?,
@@ -99,7 +99,7 @@ impl FileRemover {
 }
 
 pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
-    match calls::before("unlink").and_then(|()| fs::remove_file(path)) {
+    match calls::unlink(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }

@@ -7,8 +7,8 @@
 //! file system write its journal and so holds up the log, comes after many.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -20,12 +20,13 @@ use super::data_dir::sync_directory;
 use super::file_remover::{Removals, remove_if_there};
 use super::worker::{Operations, Reporter};
 use super::{DiskEvent, FileId, file_name, is_no_space, write_back};
+use crate::mutation::mutated;
 
 /// How much is written before the system is told to bring it to the disk. Larger pieces
 /// hold up the log's syncs for as long as the device takes for one.
 const PUSH_BYTES: u64 = if cfg!(test) { 2 << 10 } else { 128 << 10 };
-/// How much is written before it is waited for; little in tests, as above.
-const SYNC_BYTES: u64 = if cfg!(test) { 4 << 10 } else { 16 << 20 };
+/// Bytes that are written before they are waited for; in tests more than a small snapshot has.
+const SYNC_BYTES: u64 = if cfg!(test) { 5 << 10 } else { 16 << 20 };
 pub(super) const QUEUE_MAX: usize = 1024;
 
 /// What the file writer is asked to do, in order.
@@ -41,6 +42,7 @@ pub(super) enum FileOperation {
 #[derive(Debug)]
 struct OpenFile {
     file: File,
+    path: PathBuf,
     len: u64,
     /// Up to where the system was told to bring it to the disk.
     pushed: u64,
@@ -49,9 +51,10 @@ struct OpenFile {
 }
 
 impl OpenFile {
-    fn new(file: File, len: u64) -> OpenFile {
+    fn new(file: File, path: PathBuf, len: u64) -> OpenFile {
         OpenFile {
             file,
+            path,
             len,
             pushed: len,
             synced: len,
@@ -67,8 +70,7 @@ impl OpenFile {
         write_back::begin(&self.file, self.pushed..self.len)?;
         self.pushed = self.len;
         if self.len - self.synced >= SYNC_BYTES {
-            calls::before("sync")?;
-            self.file.sync_data()?;
+            calls::sync(&self.file, &self.path, false)?;
             self.synced = self.len;
             // Others need the memory more: it is read again once, if at all.
             calls::before("advise")?;
@@ -154,9 +156,8 @@ impl FileWriter {
     fn create(&mut self, id: FileId) -> io::Result<Option<DiskEvent>> {
         self.refused.remove(&id);
         self.open.remove(&id);
-        calls::before("open")?;
-        let file = File::create(self.path(id))?;
-        self.open.insert(id, OpenFile::new(file, 0));
+        let file = calls::create(&self.path(id))?;
+        self.open.insert(id, OpenFile::new(file, self.path(id), 0));
         Ok(None)
     }
 
@@ -164,14 +165,15 @@ impl FileWriter {
     fn open(&mut self, id: FileId) -> io::Result<Option<&mut OpenFile>> {
         if !self.open.contains_key(&id) {
             let opened = calls::before("open")
-                .and_then(|()| OpenOptions::new().append(true).open(self.path(id)));
+                .and_then(|()| OpenOptions::new().write(true).open(self.path(id)));
             let file = match opened {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
             };
             let len = file.metadata()?.len();
-            self.open.insert(id, OpenFile::new(file, len));
+            self.open
+                .insert(id, OpenFile::new(file, self.path(id), len));
         }
         Ok(self.open.get_mut(&id))
     }
@@ -183,7 +185,7 @@ impl FileWriter {
         let Some(open) = self.open(id)? else {
             return Ok(None);
         };
-        calls::write_all(data, |data| open.file.write(data))?;
+        calls::write_all_at(&open.file, &open.path, data, open.len)?;
         open.len += data.len() as u64;
         open.bring()?;
         let len = open.len;
@@ -197,12 +199,14 @@ impl FileWriter {
         let Some(open) = self.open(id)? else {
             return Ok(None);
         };
-        calls::before("sync")?;
-        open.file.sync_all()?;
+        if !mutated!(RenamedUnsynced) {
+            calls::sync(&open.file, &open.path, true)?;
+        }
         self.open.remove(&id);
-        calls::before("rename")?;
-        fs::rename(self.path(id), self.path(final_id))?;
-        sync_directory(&self.dir)?;
+        calls::rename("rename", &self.path(id), &self.path(final_id))?;
+        if !mutated!(RenameNotSynced) {
+            sync_directory(&self.dir)?;
+        }
         Ok(Some(DiskEvent::FileFinished(final_id)))
     }
 

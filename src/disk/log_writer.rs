@@ -15,6 +15,7 @@ use super::segment_map::SegmentMap;
 use super::worker::{Handle, Operations, Reporter};
 use super::{DiskEvent, SegmentId, SyncToken, file_name};
 use crate::mem::Buffer;
+use crate::mutation::mutated;
 
 /// How many operations wait in the queue before they wait in front of it.
 pub(super) const QUEUE_MAX: usize = 8192;
@@ -91,7 +92,7 @@ impl LogWriter {
                 }
                 let map = self.maps.get_mut(&id);
                 let map = map.expect("the log stores only into segments that are ready");
-                map.store(offset as usize, &data);
+                calls::store(map, id, offset as usize, &data);
             }
             LogOperation::Sync(asked) => *token = Some(asked),
             LogOperation::Release { id, mut then } => {
@@ -120,11 +121,14 @@ impl LogWriter {
     }
 
     fn sync(&mut self, token: Option<SyncToken>) {
+        let newest = mutated!(NewestSegmentSyncedAlone).then(|| self.maps.keys().next_back());
+        let newest = newest.flatten().copied();
         for (id, map) in &mut self.maps {
             if self.reporter.has_failed() {
                 return;
             }
-            if map.is_dirty() {
+            let is_forgotten = newest.is_some_and(|newest| newest != *id);
+            if map.is_dirty() && !is_forgotten {
                 sync_map(*id, map, &self.reporter);
             }
         }
@@ -137,7 +141,7 @@ impl LogWriter {
 }
 
 fn sync_map(id: SegmentId, map: &mut SegmentMap, reporter: &Reporter) {
-    if let Err(error) = calls::before("msync").and_then(|()| map.sync()) {
+    if let Err(error) = calls::sync_map(map, id) {
         reporter.fail(format!("sync of {}", file_name::segment(id)), &error);
     }
 }

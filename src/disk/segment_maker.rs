@@ -7,10 +7,9 @@
 //! that this process has made is recycled with its map, pages and all. Of one that an
 //! earlier process has left the folios are dropped first, whoever has read it since.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZeroU64;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crossbeam_channel::Sender;
@@ -120,28 +119,18 @@ impl SegmentMaker {
 
     fn create(&self, id: SegmentId, len: u64) -> io::Result<SegmentMap> {
         let draft = self.dir.join(file_name::segment_draft(id));
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true);
-        calls::before("open")?;
-        let file = options.open(&draft)?;
+        let file = calls::create(&draft)?;
         let zeros = [0; WRITE_BYTES];
         let mut at = 0;
         while at < len {
             let count = (len - at).min(WRITE_BYTES as u64);
-            let mut place = at;
-            calls::write_all(&zeros[..count as usize], |data| {
-                let written = file.write_at(data, place)?;
-                place += written as u64;
-                Ok(written)
-            })?;
+            calls::write_all_at(&file, &draft, &zeros[..count as usize], at)?;
             at += count;
             if at % FLUSH_BYTES == 0 {
-                calls::before("sync")?;
-                file.sync_data()?;
+                calls::sync(&file, &draft, false)?;
             }
         }
-        calls::before("sync")?;
-        file.sync_all()?;
+        calls::sync(&file, &draft, true)?;
         self.rename(&draft, id)?;
         calls::before("map")?;
         SegmentMap::new(&file, len)
@@ -150,9 +139,9 @@ impl SegmentMaker {
     fn reopen(&self, id: SegmentId, len: u64) -> io::Result<SegmentMap> {
         let path = self.dir.join(file_name::segment(id));
         calls::before("open")?;
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).open(&path)?;
         // Recovery has read it, in large folios.
-        drop_from_cache(&file)?;
+        drop_from_cache(&file, &path)?;
         calls::before("map")?;
         SegmentMap::cold(&file, len)
     }
@@ -180,7 +169,7 @@ impl SegmentMaker {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return self.create(id, len),
             Err(error) => return Err(error),
         };
-        drop_from_cache(&file)?;
+        drop_from_cache(&file, &old)?;
         read_into_small_folios(&file, len)?;
         calls::before("map")?;
         let map = SegmentMap::new(&file, len)?;
@@ -207,8 +196,7 @@ impl SegmentMaker {
     }
 
     fn rename(&self, from: &Path, id: SegmentId) -> io::Result<()> {
-        calls::before("rename")?;
-        fs::rename(from, self.dir.join(file_name::segment(id)))?;
+        calls::rename("rename", from, &self.dir.join(file_name::segment(id)))?;
         sync_directory(&self.dir)
     }
 }
@@ -229,9 +217,8 @@ fn read_into_small_folios(file: &File, len: u64) -> io::Result<()> {
 
 /// Brings a file to the device and drops it from the page cache: what is read of it
 /// next comes from the device, and what is mapped comes in small folios.
-pub(super) fn drop_from_cache(file: &File) -> io::Result<()> {
-    calls::before("sync")?;
-    file.sync_all()?;
+pub(super) fn drop_from_cache(file: &File, path: &Path) -> io::Result<()> {
+    calls::sync(file, path, true)?;
     calls::before("advise")?;
     rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?;
     Ok(())

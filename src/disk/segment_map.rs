@@ -80,6 +80,12 @@ impl SegmentMap {
         };
     }
 
+    /// The bytes that a sync brings to the device.
+    #[cfg(test)]
+    pub(super) fn dirty(&self) -> Range<usize> {
+        self.dirty.clone()
+    }
+
     /// Whether there is anything to sync.
     pub(super) fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()

@@ -411,6 +411,57 @@ impl SimDisk {
     }
 }
 
+/// Images of disks, for tests that put them together or damage them.
+#[cfg(test)]
+impl SimDisk {
+    /// A disk with these segments and files and nothing else.
+    pub(crate) fn of(
+        segments: impl IntoIterator<Item = (SegmentId, Vec<u8>)>,
+        files: impl IntoIterator<Item = (FileId, Vec<u8>)>,
+    ) -> SimDisk {
+        let segment = |durable| SimSegment {
+            durable,
+            unsynced: BTreeMap::new(),
+        };
+        let file = |data| SimFile {
+            data,
+            durable: true,
+        };
+        let segments = segments.into_iter().map(|(id, bytes)| (id, segment(bytes)));
+        let files = files.into_iter().map(|(id, bytes)| (id, file(bytes)));
+        SimDisk {
+            segments: segments.collect(),
+            files: files.collect(),
+            ..SimDisk::default()
+        }
+    }
+
+    /// The content of all segments, with nothing left to sync.
+    pub(crate) fn segment_images(&self) -> BTreeMap<SegmentId, Vec<u8>> {
+        let images = self.segments.iter().map(|(id, segment)| {
+            assert!(segment.unsynced.is_empty(), "{id:?} is not synced");
+            (*id, segment.durable.clone())
+        });
+        images.collect()
+    }
+
+    /// The content of all whole files.
+    pub(crate) fn file_images(&self) -> BTreeMap<FileId, Vec<u8>> {
+        let images = self.files.iter().map(|(id, file)| (*id, file.data.clone()));
+        images.collect()
+    }
+
+    /// The durable content of a segment, to be damaged.
+    pub(crate) fn segment_mut(&mut self, id: SegmentId) -> Option<&mut Vec<u8>> {
+        Some(&mut self.segments.get_mut(&id)?.durable)
+    }
+
+    /// The content of a whole file, to be damaged.
+    pub(crate) fn file_mut(&mut self, id: FileId) -> Option<&mut Vec<u8>> {
+        Some(&mut self.files.get_mut(&id)?.data)
+    }
+}
+
 fn read_at(data: &[u8], offset: u64, buf: &mut [u8]) -> usize {
     let start = usize::try_from(offset).map_or(data.len(), |offset| offset.min(data.len()));
     let count = buf.len().min(data.len() - start);

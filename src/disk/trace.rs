@@ -1,69 +1,66 @@
-//! A disk for tests that knows every state a power failure may leave it in.
+//! The real disk in a test that knows every state a power failure may leave it in.
 //!
-//! It does what [`FileDisk`](super::FileDisk)'s threads ask of the system, one call
-//! at a time: the owner says whose turn it is. Behind it stands a file system that keeps
-//! apart what is on the device and what is not, for the content of files (page by page,
-//! each with all versions since its last sync) and for names (each operation on the
-//! directory since its last sync). [`TraceDisk::crash_states`] goes through what may be
-//! left, all of it up to a bound and a random part above.
+//! The threads of a [`FileDisk`] take their operations one at a time, when the test gives one of
+//! them its turn, and each call that they make of the system is recorded (`calls.rs`). The records
+//! are then replayed, a call at a time, on a model of the file system that keeps apart what is on
+//! the device and what is not, for the content of files (page by page, each with all versions
+//! since its last sync) and for names (each change of the directory since its last sync).
+//! [`Trace::crash_states`] goes through what may be left after each call, all of it up to a bound
+//! and a random part above.
 //!
 //! Names may be lost independently of each other, as POSIX allows: of two removals
 //! without a sync of the directory only the later may have happened.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
-use bytes::Bytes;
+use super::calls::{Done, Watcher, adopt};
+use super::file_name::{is_stale_draft, parse_file, parse_segment};
+use super::data_dir::node_path;
+use super::{DataDir, DiskEvent, FileDisk, Meta, SimDisk};
+use crate::types::NodeId;
 
-use super::{Disk, DiskEvent, FileId, FileInfo, SegmentId, SegmentInfo, SyncToken};
-use crate::mem::Buffer;
-
-/// What a sync writes back.
+/// The unit in which a sync writes back.
 const PAGE_BYTES: usize = 4096;
-/// What a device writes in full or not at all.
+/// The unit that a device writes in full or not at all.
 const SECTOR_BYTES: usize = 512;
-
-/// A name in the data directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Name {
-    Segment(SegmentId),
-    SegmentDraft(SegmentId),
-    File(FileId),
-}
-
-impl Name {
-    /// Gone at the next start, whatever is in it: see `file_name::is_stale_draft`.
-    fn is_draft(self) -> bool {
-        matches!(
-            self,
-            Name::SegmentDraft(_) | Name::File(FileId::SnapshotDraft(_) | FileId::MetaDraft)
-        )
-    }
-}
+/// The node whose directory it is.
+const NODE: NodeId = NodeId(1);
+/// Time limit for one operation of a thread.
+const TURN_MAX: Duration = Duration::from_secs(60);
 
 /// A change of the directory.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Change {
-    Link(Name, usize),
-    Unlink(Name),
-    Rename { from: Name, to: Name, file: usize },
+    Link(String, usize),
+    Unlink(String),
+    Rename {
+        from: String,
+        to: String,
+        file: usize,
+    },
 }
 
-type Names = BTreeMap<Name, usize>;
+type Names = BTreeMap<String, usize>;
 
-fn change(names: &mut Names, what: Change) {
+fn change(names: &mut Names, what: &Change) {
     match what {
         Change::Link(name, file) => {
-            names.insert(name, file);
+            names.insert(name.clone(), *file);
         }
         Change::Unlink(name) => {
-            names.remove(&name);
+            names.remove(name);
         }
         Change::Rename { from, to, file } => {
-            if names.get(&from) == Some(&file) {
-                names.remove(&from);
+            if names.get(from) == Some(file) {
+                names.remove(from);
             }
-            names.insert(to, file);
+            names.insert(to.clone(), *file);
         }
     }
 }
@@ -78,14 +75,6 @@ struct Content {
 }
 
 impl Content {
-    fn on_disk(durable: Vec<u8>) -> Content {
-        Content {
-            cached: durable.clone(),
-            durable,
-            unsynced: BTreeMap::new(),
-        }
-    }
-
     fn write(&mut self, offset: usize, data: &[u8]) {
         let end = offset + data.len();
         if self.cached.len() < end {
@@ -100,9 +89,30 @@ impl Content {
         }
     }
 
-    fn sync(&mut self) {
-        self.durable.clone_from(&self.cached);
-        self.unsynced.clear();
+    /// Brings the pages that these bytes lie in to the device.
+    fn sync(&mut self, bytes: std::ops::Range<usize>) {
+        let pages = bytes.start / PAGE_BYTES..bytes.end.div_ceil(PAGE_BYTES);
+        let mut synced = self.unsynced.split_off(&pages.start);
+        self.unsynced.append(&mut synced.split_off(&pages.end));
+        for (page, mut versions) in synced {
+            let version = versions
+                .pop()
+                .expect("a page is there with its first version");
+            self.keep(page, &version, 0..PAGE_BYTES / SECTOR_BYTES);
+        }
+    }
+
+    /// On the device too: at worst it is there before all that was done earlier.
+    fn truncate(&mut self, len: usize) {
+        self.cached.truncate(len);
+        self.durable.truncate(len);
+        self.unsynced.retain(|page, versions| {
+            let keep = len.saturating_sub(page * PAGE_BYTES);
+            versions
+                .iter_mut()
+                .for_each(|version| version.truncate(keep));
+            keep > 0
+        });
     }
 
     /// A page, or one sector of it, made it to the device.
@@ -117,55 +127,13 @@ impl Content {
     }
 }
 
-/// What a thread of the disk does in one turn.
-#[derive(Debug)]
-enum Call {
-    Store(SegmentId, usize, Buffer),
-    SyncLog(SyncToken),
-    Release(SegmentId, Box<Call>),
-    Make {
-        id: SegmentId,
-        len: usize,
-        recycle: Option<SegmentId>,
-    },
-    Reopen(SegmentId),
-    RemoveSegment(SegmentId),
-    Create(FileId),
-    Append(FileId, Bytes),
-    Finish(FileId, FileId),
-    Read(FileId, u64, usize),
-    Remove(FileId),
-    /// The parts of the larger ones.
-    Rename(Name, Name),
-    SyncFile(FileId),
-    SyncDirectory(DiskEvent),
-}
-
-/// The threads of the disk: each does what it is asked in order, none waits for another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lane {
-    /// Stores into the log and syncs it.
-    Log,
-    /// Makes, recycles and removes segments.
-    Maker,
-    /// Whole files.
-    Files,
-}
-
-/// All lanes.
-pub(crate) const LANES: [Lane; 3] = [Lane::Log, Lane::Maker, Lane::Files];
-
-/// The disk; see the module's description.
+/// A file system, as far as the disk's threads have changed it.
 #[derive(Debug, Default)]
-pub(crate) struct TraceDisk {
+struct Model {
     files: Vec<Content>,
     names: Names,
     durable_names: Names,
     changes: Vec<Change>,
-    log: VecDeque<Call>,
-    maker: VecDeque<Call>,
-    whole: VecDeque<Call>,
-    last_token: SyncToken,
 }
 
 /// A choice that a crash makes.
@@ -177,192 +145,54 @@ enum Choice {
     Page(usize, usize),
 }
 
-impl TraceDisk {
-    /// A disk with these segments and files and nothing else.
-    pub(crate) fn of(
-        segments: impl IntoIterator<Item = (SegmentId, Vec<u8>)>,
-        files: impl IntoIterator<Item = (FileId, Vec<u8>)>,
-    ) -> TraceDisk {
-        let mut disk = TraceDisk::default();
-        let segments = segments
-            .into_iter()
-            .map(|(id, bytes)| (Name::Segment(id), bytes));
-        let files = files.into_iter().map(|(id, bytes)| (Name::File(id), bytes));
-        for (name, bytes) in segments.chain(files) {
-            disk.names.insert(name, disk.files.len());
-            disk.files.push(Content::on_disk(bytes));
-        }
-        disk.durable_names = disk.names.clone();
-        disk
-    }
-
-    /// What the segments hold, as the page cache has it.
-    pub(crate) fn segment_images(&self) -> BTreeMap<SegmentId, Vec<u8>> {
-        let images = self.names.iter().filter_map(|(name, file)| match name {
-            Name::Segment(id) => Some((*id, self.files[*file].cached.clone())),
-            _ => None,
-        });
-        images.collect()
-    }
-
-    /// What the whole files hold, as the page cache has it.
-    pub(crate) fn file_images(&self) -> BTreeMap<FileId, Vec<u8>> {
-        let images = self.names.iter().filter_map(|(name, file)| match name {
-            Name::File(id) => Some((*id, self.files[*file].cached.clone())),
-            _ => None,
-        });
-        images.collect()
-    }
-
-    /// The content of a segment, to be damaged.
-    pub(crate) fn segment_mut(&mut self, id: SegmentId) -> Option<&mut Vec<u8>> {
-        let file = *self.names.get(&Name::Segment(id))?;
-        Some(&mut self.files[file].cached)
-    }
-
-    /// The content of a whole file, to be damaged.
-    pub(crate) fn file_mut(&mut self, id: FileId) -> Option<&mut Vec<u8>> {
-        let file = *self.names.get(&Name::File(id))?;
-        Some(&mut self.files[file].cached)
-    }
-
-    fn queue(&mut self, lane: Lane) -> &mut VecDeque<Call> {
-        match lane {
-            Lane::Log => &mut self.log,
-            Lane::Maker => &mut self.maker,
-            Lane::Files => &mut self.whole,
-        }
-    }
-
-    /// Whether a lane has something to do.
-    pub(crate) fn pending(&self, lane: Lane) -> bool {
-        match lane {
-            Lane::Log => !self.log.is_empty(),
-            Lane::Maker => !self.maker.is_empty(),
-            Lane::Files => !self.whole.is_empty(),
-        }
-    }
-
-    /// Makes one call of a lane.
-    pub(crate) fn step(&mut self, lane: Lane) -> Option<DiskEvent> {
-        let call = self.queue(lane).pop_front()?;
-        match call {
-            Call::Store(id, offset, data) => {
-                let file = self.names[&Name::Segment(id)];
-                self.files[file].write(offset, &data);
-            }
-            Call::SyncLog(token) => {
-                for (name, file) in &self.names {
-                    if matches!(name, Name::Segment(_)) {
-                        self.files[*file].sync();
-                    }
-                }
-                return Some(DiskEvent::Synced(token));
-            }
-            Call::Release(id, then) => {
-                if let Some(file) = self.names.get(&Name::Segment(id)) {
-                    self.files[*file].sync();
-                }
-                self.maker.push_back(*then);
-            }
-            Call::Make { id, len, recycle } => self.make(id, len, recycle),
-            Call::Reopen(id) => return Some(DiskEvent::SegmentReady(id)),
-            Call::RemoveSegment(id) => self.unlink(Name::Segment(id)),
-            Call::Create(id) => {
+impl Model {
+    fn apply(&mut self, done: Done) {
+        match done {
+            Done::Create(name) => {
                 self.files.push(Content::default());
-                let file = self.files.len() - 1;
-                self.change(Change::Link(Name::File(id), file));
+                self.change(Change::Link(name, self.files.len() - 1));
             }
-            Call::Append(id, data) => {
-                let file = &mut self.files[*self.names.get(&Name::File(id))?];
-                file.write(file.cached.len(), &data);
-                let len = file.cached.len() as u64;
-                return Some(DiskEvent::FileAppended { id, len });
-            }
-            Call::Finish(id, final_id) => {
-                self.whole
-                    .push_front(Call::SyncDirectory(DiskEvent::FileFinished(final_id)));
-                self.whole
-                    .push_front(Call::Rename(Name::File(id), Name::File(final_id)));
-                self.whole.push_front(Call::SyncFile(id));
-            }
-            Call::Read(id, offset, len) => {
-                let mut data = vec![0; len];
-                let file = self.names.get(&Name::File(id));
-                let cached = file.map_or(&[][..], |file| &self.files[*file].cached);
-                let count = read_at(cached, offset, &mut data);
-                data.truncate(count);
-                let data = Bytes::from(data);
-                return Some(DiskEvent::FileRead { id, offset, data });
-            }
-            Call::Remove(id) => self.unlink(Name::File(id)),
-            Call::Rename(from, to) => {
-                let file = *self.names.get(&from)?;
+            Done::Write(name, offset, data) => self.file(&name).write(offset as usize, &data),
+            Done::Sync(name, bytes) => self.file(&name).sync(bytes),
+            Done::Truncate(name, len) => self.file(&name).truncate(len as usize),
+            Done::Rename(from, to) => {
+                let file = self.names[&from];
                 self.change(Change::Rename { from, to, file });
             }
-            Call::SyncFile(id) => {
-                let file = *self.names.get(&Name::File(id))?;
-                self.files[file].sync();
-            }
-            Call::SyncDirectory(event) => {
+            Done::Unlink(name) => self.change(Change::Unlink(name)),
+            Done::SyncDirectory => {
                 self.durable_names = self.names.clone();
                 self.changes.clear();
-                return Some(event);
             }
         }
-        None
     }
 
-    /// As the segment maker does it: written and synced under another name, or taken over.
-    fn make(&mut self, id: SegmentId, len: usize, recycle: Option<SegmentId>) {
-        let old = recycle.map(Name::Segment);
-        let old = old.filter(|old| {
-            let file = self.names.get(old).map(|file| &self.files[*file]);
-            file.is_some_and(|file| file.cached.len() == len)
-        });
-        self.maker
-            .push_front(Call::SyncDirectory(DiskEvent::SegmentReady(id)));
-        if let Some(old) = old {
-            self.maker.push_front(Call::Rename(old, Name::Segment(id)));
-        } else {
-            if let Some(useless) = recycle {
-                self.unlink(Name::Segment(useless));
-            }
-            let draft = Name::SegmentDraft(id);
-            self.files.push(Content::on_disk(vec![0; len]));
-            self.change(Change::Link(draft, self.files.len() - 1));
-            self.maker
-                .push_front(Call::Rename(draft, Name::Segment(id)));
-        }
+    fn file(&mut self, name: &str) -> &mut Content {
+        &mut self.files[self.names[name]]
     }
 
     fn change(&mut self, what: Change) {
-        change(&mut self.names, what);
+        change(&mut self.names, &what);
         self.changes.push(what);
-    }
-
-    fn unlink(&mut self, name: Name) {
-        if self.names.contains_key(&name) {
-            self.change(Change::Unlink(name));
-        }
     }
 
     /// What is open in a crash, with the number of outcomes of each.
     fn choices(&self) -> Vec<(Choice, usize)> {
         let mut may_be_there = BTreeSet::new();
-        let mut see = |name: Name, file: usize| {
-            if !name.is_draft() {
+        // A draft is gone at the next start, whatever is in it.
+        let mut see = |name: &str, file: usize| {
+            if !is_stale_draft(name) {
                 may_be_there.insert(file);
             }
         };
         for (name, file) in &self.durable_names {
-            see(*name, *file);
+            see(name, *file);
         }
         let mut choices = Vec::new();
         for (at, what) in self.changes.iter().enumerate() {
-            match *what {
-                Change::Link(name, file) => see(name, file),
-                Change::Rename { to, file, .. } => see(to, file),
+            match what {
+                Change::Link(name, file) => see(name, *file),
+                Change::Rename { to, file, .. } => see(to, *file),
                 Change::Unlink(_) => {}
             }
             choices.push((Choice::Change(at), 2));
@@ -375,14 +205,11 @@ impl TraceDisk {
         choices
     }
 
-    /// Calls `look` with what a power failure may leave now: with all of it if that is no
-    /// more than `bound`, else with as many drawn by `coin`, pages torn between sectors
-    /// among them, and with the two extremes. Returns how many.
-    pub(crate) fn crash_states(
+    fn crash_states(
         &self,
         bound: usize,
         coin: &mut dyn FnMut() -> u64,
-        mut look: impl FnMut(TraceDisk),
+        mut look: impl FnMut(SimDisk),
     ) -> usize {
         let choices = self.choices();
         let all = choices
@@ -416,17 +243,16 @@ impl TraceDisk {
     }
 
     /// The disk after a crash: each choice with its outcome, and whether the page is torn.
-    fn crashed(
-        &self,
-        picks: Vec<(Choice, usize, bool)>,
-        coin: &mut dyn FnMut() -> u64,
-    ) -> TraceDisk {
+    fn crashed(&self, picks: Vec<(Choice, usize, bool)>, coin: &mut dyn FnMut() -> u64) -> SimDisk {
         let mut names = self.durable_names.clone();
         let mut kept: BTreeMap<usize, Content> = BTreeMap::new();
-        let content = |file: usize| Content::on_disk(self.files[file].durable.clone());
+        let content = |file: usize| Content {
+            durable: self.files[file].durable.clone(),
+            ..Content::default()
+        };
         for (choice, pick, torn) in picks {
             match choice {
-                Choice::Change(at) if pick == 1 => change(&mut names, self.changes[at]),
+                Choice::Change(at) if pick == 1 => change(&mut names, &self.changes[at]),
                 Choice::Page(file, page) if torn => {
                     let versions = &self.files[file].unsynced[&page];
                     let to = kept.entry(file).or_insert_with(|| content(file));
@@ -445,105 +271,236 @@ impl TraceDisk {
                 Choice::Change(_) | Choice::Page(..) => {}
             }
         }
-        let mut disk = TraceDisk::default();
-        for (name, file) in names.into_iter().filter(|(name, _)| !name.is_draft()) {
+        disk_with(&names, |file| {
             let left = kept.get(&file).map(|kept| kept.durable.clone());
-            let left = left.unwrap_or_else(|| self.files[file].durable.clone());
-            disk.names.insert(name, disk.files.len());
-            disk.files.push(Content::on_disk(left));
-        }
-        disk.durable_names = disk.names.clone();
-        disk
+            left.unwrap_or_else(|| self.files[file].durable.clone())
+        })
     }
 }
 
-fn read_at(data: &[u8], offset: u64, buf: &mut [u8]) -> usize {
-    let start = (offset as usize).min(data.len());
-    let count = buf.len().min(data.len() - start);
-    buf[..count].copy_from_slice(&data[start..start + count]);
-    count
+/// A disk with these files, but for drafts, which are gone at a start.
+fn disk_with(names: &Names, content: impl Fn(usize) -> Vec<u8>) -> SimDisk {
+    let (mut segments, mut files) = (BTreeMap::new(), BTreeMap::new());
+    for (name, file) in names.iter().filter(|(name, _)| !is_stale_draft(name)) {
+        if let Some(id) = parse_segment(name) {
+            segments.insert(id, content(*file));
+        } else {
+            let id = parse_file(name).expect("a name that a start knows");
+            files.insert(id, content(*file));
+        }
+    }
+    SimDisk::of(segments, files)
 }
 
-impl Disk for TraceDisk {
-    fn create_segment(&mut self, id: SegmentId, len: u64, recycle: Option<SegmentId>) {
-        let len = len as usize;
-        let make = Call::Make { id, len, recycle };
-        match recycle {
-            Some(old) => self.log.push_back(Call::Release(old, Box::new(make))),
-            None => self.maker.push_back(make),
+/// A recorded call, or an event that was reported.
+#[derive(Debug)]
+enum Record {
+    Done(Done),
+    Event(DiskEvent),
+}
+
+/// The thread whose turn it is, and the records so far.
+#[derive(Debug, Default)]
+struct Turns {
+    given: Option<&'static str>,
+    running: Option<&'static str>,
+    closed: bool,
+    records: VecDeque<Record>,
+}
+
+/// Gives the threads of one disk their turns, and keeps what they do.
+#[derive(Debug, Default)]
+struct Recorder {
+    turns: Mutex<Turns>,
+    changed: Condvar,
+}
+
+impl Recorder {
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, record: Record) {
+        let mut turns = self.turns();
+        if !turns.closed {
+            turns.records.push_back(record);
         }
     }
 
-    fn reopen_segment(&mut self, id: SegmentId, _: u64) {
-        self.maker.push_back(Call::Reopen(id));
+    /// Gives this thread its turn for one operation, and waits for the end of that.
+    fn run(&self, thread: &'static str) {
+        let mut turns = self.turns();
+        turns.given = Some(thread);
+        self.changed.notify_all();
+        let in_work = |turns: &mut Turns| turns.given.is_some() || turns.running.is_some();
+        let waited = self.changed.wait_timeout_while(turns, TURN_MAX, in_work);
+        let (_turns, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        assert!(!timeout.timed_out(), "{thread} does not end its operation");
+    }
+}
+
+impl Watcher for Recorder {
+    fn did(&self, done: Done) {
+        self.record(Record::Done(done));
     }
 
-    fn store(&mut self, id: SegmentId, offset: u64, data: Buffer) {
-        self.log.push_back(Call::Store(id, offset as usize, data));
+    fn turn(&self) -> bool {
+        let thread = thread::current();
+        let name = thread.name().expect("the disk's threads have names");
+        let mut turns = self.turns();
+        if turns.running == Some(name) {
+            turns.running = None;
+            self.changed.notify_all();
+        }
+        let not_yet = |turns: &mut Turns| !turns.closed && turns.given != Some(name);
+        let waited = self.changed.wait_while(turns, not_yet);
+        turns = waited.unwrap_or_else(PoisonError::into_inner);
+        turns.running = turns.given.take();
+        !turns.closed
     }
 
-    fn sync(&mut self) -> SyncToken {
-        self.last_token.0 += 1;
-        self.log.push_back(Call::SyncLog(self.last_token));
-        self.last_token
+    /// As if the process were killed: the threads take nothing more.
+    fn close(&self) {
+        self.turns().closed = true;
+        self.changed.notify_all();
+    }
+}
+
+/// Outcome of one call of a thread.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// It has changed something: another crash may leave another state now.
+    Call,
+    /// It is through, and the node is told.
+    Event(DiskEvent),
+}
+
+/// The threads of one disk after the other on one directory; see the module's description.
+pub(crate) struct Trace {
+    model: Model,
+    recorder: Arc<Recorder>,
+    dir: tempfile::TempDir,
+}
+
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trace").finish_non_exhaustive()
+    }
+}
+
+impl Trace {
+    /// A disk on an empty directory.
+    pub(crate) fn begin() -> (Trace, FileDisk) {
+        let memory = Path::new("/dev/shm");
+        let dir = if memory.is_dir() {
+            tempfile::tempdir_in(memory)
+        } else {
+            tempfile::tempdir()
+        };
+        let mut trace = Trace {
+            model: Model::default(),
+            recorder: Arc::default(),
+            dir: dir.expect("a temporary directory"),
+        };
+        let disk = trace.open();
+        (trace, disk)
     }
 
-    fn remove_segment(&mut self, id: SegmentId) {
-        let remove = Box::new(Call::RemoveSegment(id));
-        self.log.push_back(Call::Release(id, remove));
+    /// The description of the directory, which is there before anything is recorded.
+    pub(crate) fn meta(&self) -> Meta {
+        let text = fs::read_to_string(node_path(self.dir.path(), NODE).join("meta"));
+        Meta::read(&text.expect("it is there")).expect("our own")
     }
 
-    fn create_file(&mut self, id: FileId) {
-        self.whole.push_back(Call::Create(id));
+    /// The process is killed, and the machine runs on: another one opens what is there.
+    pub(crate) fn kill(&mut self, disk: FileDisk) -> FileDisk {
+        drop(disk);
+        while self.replay().is_some() {}
+        self.open()
     }
 
-    fn append_file(&mut self, id: FileId, data: Bytes) {
-        self.whole.push_back(Call::Append(id, data));
+    fn open(&mut self) -> FileDisk {
+        let recorder: Arc<Recorder> = Arc::default();
+        self.recorder = recorder.clone();
+        adopt(Some(recorder.clone()));
+        let dir = DataDir::open(self.dir.path(), NODE, 7);
+        // Drafts are gone by now.
+        self.model.names.retain(|name, _| !is_stale_draft(name));
+        let sink = move |event| recorder.record(Record::Event(event));
+        let dir = dir.expect("a directory of our own");
+        FileDisk::open(dir, Arc::new(sink)).expect("threads start")
     }
 
-    fn finish_file(&mut self, id: FileId, final_id: FileId) {
-        self.whole.push_back(Call::Finish(id, final_id));
+    /// The next call of one of the threads that have something to do, drawn by `coin`; `None`
+    /// if none has.
+    pub(crate) fn step(&mut self, disk: &FileDisk, coin: &mut dyn FnMut() -> u64) -> Option<Step> {
+        loop {
+            if let Some(step) = self.replay() {
+                return Some(step);
+            }
+            let busy = disk.busy();
+            if busy.is_empty() {
+                return None;
+            }
+            self.recorder.run(busy[(coin() >> 1) as usize % busy.len()]);
+        }
     }
 
-    fn read_file(&mut self, id: FileId, offset: u64, len: usize) {
-        self.whole.push_back(Call::Read(id, offset, len));
+    /// Replays what was recorded up to the next event, or the next call that leaves something
+    /// else to a start.
+    fn replay(&mut self) -> Option<Step> {
+        loop {
+            let record = self.recorder.turns().records.pop_front();
+            match record? {
+                Record::Event(event) => return Some(Step::Event(event)),
+                Record::Done(done) => {
+                    let on_draft = match &done {
+                        Done::Create(name)
+                        | Done::Write(name, ..)
+                        | Done::Sync(name, _)
+                        | Done::Truncate(name, _)
+                        | Done::Unlink(name) => is_stale_draft(name),
+                        Done::Rename(..) | Done::SyncDirectory => false,
+                    };
+                    self.model.apply(done);
+                    if !on_draft {
+                        return Some(Step::Call);
+                    }
+                }
+            }
+        }
     }
 
-    fn remove_file(&mut self, id: FileId) {
-        self.whole.push_back(Call::Remove(id));
+    /// Calls `look` with what a power failure may leave now: with all of it if that is no
+    /// more than `bound`, else with as many drawn by `coin`, pages torn between sectors
+    /// among them, and with the two extremes. Returns how many.
+    pub(crate) fn crash_states(
+        &self,
+        bound: usize,
+        coin: &mut dyn FnMut() -> u64,
+        look: impl FnMut(SimDisk),
+    ) -> usize {
+        self.model.crash_states(bound, coin, look)
     }
 
-    fn segments(&mut self) -> io::Result<Vec<SegmentInfo>> {
-        let infos = self.names.iter().filter_map(|(name, file)| match name {
-            Name::Segment(id) => Some(SegmentInfo {
-                id: *id,
-                len: self.files[*file].cached.len() as u64,
-            }),
-            _ => None,
-        });
-        Ok(infos.collect())
+    /// All that was done, synced or not, as a killed process leaves it.
+    pub(crate) fn cached(&self) -> SimDisk {
+        disk_with(&self.model.names, |file| {
+            self.model.files[file].cached.clone()
+        })
     }
 
-    fn files(&mut self) -> io::Result<Vec<FileInfo>> {
-        let infos = self.names.iter().filter_map(|(name, file)| match name {
-            Name::File(id) => Some(FileInfo {
-                id: *id,
-                len: self.files[*file].cached.len() as u64,
-            }),
-            _ => None,
-        });
-        Ok(infos.collect())
+    /// Compares the model with the files that are there.
+    pub(crate) fn check_model(&self, disk: &FileDisk) {
+        for (name, file) in &self.model.names {
+            let found = fs::read(disk.data_dir().path().join(name)).expect("it exists");
+            assert!(found == self.model.files[*file].cached, "{name} differs");
+        }
     }
+}
 
-    fn recover_segment(&mut self, id: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let file = self.names.get(&Name::Segment(id));
-        let file = file.ok_or(io::ErrorKind::NotFound)?;
-        Ok(read_at(&self.files[*file].cached, offset, buf))
-    }
-
-    fn recover_file(&mut self, id: FileId, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let file = self.names.get(&Name::File(id));
-        let file = file.ok_or(io::ErrorKind::NotFound)?;
-        Ok(read_at(&self.files[*file].cached, offset, buf))
+impl Drop for Trace {
+    fn drop(&mut self) {
+        adopt(None);
     }
 }

@@ -74,11 +74,20 @@ impl Drop for PanicReporter {
 
 /// A worker and the queue to it. The queue is bounded; what it does not take waits
 /// here, bounded by what the node has under way, until the next [`Lane::poll`].
-#[derive(Debug)]
 pub(super) struct Lane<T> {
     handle: Option<Handle<T>>,
     overflow: VecDeque<T>,
     worker: Option<JoinHandle<()>>,
+    #[cfg(test)]
+    watcher: Option<std::sync::Arc<dyn super::calls::Watcher>>,
+}
+
+impl<T> fmt::Debug for Lane<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane")
+            .field("worker", &self.worker)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The way in to a worker.
@@ -117,6 +126,10 @@ impl<T> Operations<T> {
     /// all has been taken.
     pub(super) fn next(&self) -> Option<T> {
         loop {
+            #[cfg(test)]
+            if super::calls::current().is_some_and(|watcher| !watcher.turn()) {
+                return None;
+            }
             match self.0.try_recv() {
                 Ok(operation) => return Some(operation),
                 Err(TryRecvError::Disconnected) => return None,
@@ -144,11 +157,11 @@ impl<T: Send + 'static> Lane<T> {
         let (sender, receiver) = bounded(capacity);
         let guard = PanicReporter(reporter.clone());
         #[cfg(test)]
-        let plan = super::calls::Plan::current();
+        let inherited = super::calls::Inherited::of_this_thread();
         let worker = thread::Builder::new().name(name.into()).spawn(move || {
             let _guard = guard;
             #[cfg(test)]
-            super::calls::Plan::adopt(plan);
+            inherited.adopt();
             work(Operations(receiver));
         })?;
         let handle = Handle {
@@ -159,6 +172,8 @@ impl<T: Send + 'static> Lane<T> {
             handle: Some(handle),
             overflow: VecDeque::new(),
             worker: Some(worker),
+            #[cfg(test)]
+            watcher: super::calls::current(),
         })
     }
 
@@ -198,8 +213,19 @@ impl<T: Send + 'static> Lane<T> {
         handle.worker.unpark();
     }
 
+    /// True while operations wait for the worker.
+    #[cfg(test)]
+    pub(super) fn is_busy(&self) -> bool {
+        let handle = self.handle.as_ref();
+        handle.is_some_and(|handle| !handle.sender.is_empty())
+    }
+
     /// Has the worker do all that was pushed, and waits for its end.
     pub(super) fn close(&mut self) {
+        #[cfg(test)]
+        if let Some(watcher) = &self.watcher {
+            watcher.close();
+        }
         if let Some(Handle { sender, worker }) = self.handle.take() {
             for operation in self.overflow.drain(..) {
                 worker.unpark();

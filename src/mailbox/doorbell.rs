@@ -13,6 +13,7 @@
 use std::time::Instant;
 
 use super::sync::{AtomicBool, Ordering, ThreadBell};
+use crate::mutation::mutated;
 
 /// What a thread sleeps on while its lanes are empty.
 #[derive(Debug)]
@@ -53,7 +54,8 @@ impl Doorbell {
     pub fn ring(&self) {
         // ORDERING: release publishes the pushes before it to the receiver's swap in
         // `acknowledge`. It must be a swap even where the flag is up already: see above.
-        if self.rung.swap(true, Ordering::AcqRel) {
+        let is_seen = mutated!(DoorbellLoadedFirst) && self.rung.load(Ordering::Relaxed);
+        if is_seen || self.rung.swap(true, Ordering::AcqRel) {
             return;
         }
         match &self.bell {

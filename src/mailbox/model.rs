@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::{Doorbell, Receiver, Sender, channel};
+use crate::mutation::{Mutation, is_found};
 
 /// The thread's way: sleep, acknowledge, drain.
 fn receive_as_thread(doorbell: &Doorbell, lanes: &[Receiver<u32>], expected: usize) {
@@ -57,56 +58,70 @@ fn model(check: impl Fn() + Sync + Send + 'static) {
     builder.check(check);
 }
 
+fn one_sender() {
+    let doorbell = Arc::new(Doorbell::for_thread());
+    let (sender, receiver) = channel(2, doorbell.clone());
+    let thread = send_from_a_thread(&sender, 2);
+    receive_as_thread(&doorbell, &[receiver], 2);
+    thread.join().unwrap();
+}
+
 #[test]
 fn a_thread_that_sleeps_gets_every_message_of_one_sender() {
-    model(|| {
-        let doorbell = Arc::new(Doorbell::for_thread());
-        let (sender, receiver) = channel(2, doorbell.clone());
-        let thread = send_from_a_thread(&sender, 2);
-        receive_as_thread(&doorbell, &[receiver], 2);
+    model(one_sender);
+}
+
+fn two_lanes() {
+    let doorbell = Arc::new(Doorbell::for_thread());
+    let (clients, from_clients) = channel(2, doorbell.clone());
+    let (peers, from_peers) = channel(2, doorbell.clone());
+    let threads = [
+        send_from_a_thread(&clients, 1),
+        send_from_a_thread(&peers, 1),
+    ];
+    receive_as_thread(&doorbell, &[from_clients, from_peers], 2);
+    for thread in threads {
         thread.join().unwrap();
-    });
+    }
 }
 
 #[test]
 fn a_thread_that_sleeps_gets_every_message_of_two_lanes() {
-    model(|| {
-        let doorbell = Arc::new(Doorbell::for_thread());
-        let (clients, from_clients) = channel(2, doorbell.clone());
-        let (peers, from_peers) = channel(2, doorbell.clone());
-        let threads = [
-            send_from_a_thread(&clients, 1),
-            send_from_a_thread(&peers, 1),
-        ];
-        receive_as_thread(&doorbell, &[from_clients, from_peers], 2);
-        for thread in threads {
-            thread.join().unwrap();
-        }
-    });
+    model(two_lanes);
+}
+
+fn hushed_senders() {
+    let doorbell = Arc::new(Doorbell::for_thread());
+    let (sender, receiver) = channel(2, doorbell.clone());
+    let thread = send_from_a_thread(&sender, 2);
+    receive_as_reactor(&doorbell, &[receiver], 2);
+    thread.join().unwrap();
 }
 
 #[test]
 fn a_reactor_that_hushes_its_senders_gets_every_message() {
-    model(|| {
-        let doorbell = Arc::new(Doorbell::for_thread());
-        let (sender, receiver) = channel(2, doorbell.clone());
-        let thread = send_from_a_thread(&sender, 2);
-        receive_as_reactor(&doorbell, &[receiver], 2);
-        thread.join().unwrap();
+    model(hushed_senders);
+}
+
+fn batch() {
+    let doorbell = Arc::new(Doorbell::for_thread());
+    let (sender, receiver) = channel(2, doorbell.clone());
+    let thread = loom::thread::spawn(move || {
+        sender.try_send_quiet(1).unwrap();
+        sender.try_send_quiet(2).unwrap();
+        sender.ring();
     });
+    receive_as_reactor(&doorbell, &[receiver], 2);
+    thread.join().unwrap();
 }
 
 #[test]
 fn a_batch_that_rings_once_is_received_in_whole() {
-    model(|| {
-        let doorbell = Arc::new(Doorbell::for_thread());
-        let (sender, receiver) = channel(2, doorbell.clone());
-        let thread = loom::thread::spawn(move || {
-            sender.try_send_quiet(1).unwrap();
-            sender.try_send_quiet(2).unwrap();
-            sender.ring();
-        });
-        receive_as_reactor(&doorbell, &[receiver], 2);
-        thread.join().unwrap();
-    });
+    model(batch);
+}
+
+#[test]
+fn a_sender_that_looks_at_the_flag_before_it_swaps_it_is_found() {
+    let models = [one_sender, two_lanes, hushed_senders, batch];
+    assert!(is_found(Mutation::DoorbellLoadedFirst, models, model));
 }

@@ -19,6 +19,7 @@ use super::frame::{FrameDecoder, FrameError};
 use super::timer_queue::TimerId;
 use crate::limits::OUTPUT_HIGH_WATER_BYTES;
 use crate::mem::Buffer;
+use crate::mutation::mutated;
 
 /// Small frames share an output buffer up to this size.
 const OUTPUT_BUFFER_BYTES: usize = 16 << 10;
@@ -337,6 +338,9 @@ impl Output {
         if !has_room {
             self.chunks
                 .push_back(Chunk::Own(Buffer::with_capacity(OUTPUT_FIRST_BYTES)));
+        }
+        if mutated!(PartialWriteForgotten) && self.chunks.len() == 1 {
+            self.written = 0;
         }
         let Some(Chunk::Own(buffer)) = self.chunks.back_mut() else {
             unreachable!("the last chunk has room");

@@ -83,6 +83,8 @@ pub struct NodeConfig {
     /// The state is hashed after each so many entries, a power of two, and compared with
     /// that of other nodes; the same on all nodes.
     pub state_check_entries: u64,
+    /// Maximum number of entries that one flush applies; [`APPLY_ENTRIES_MAX`] outside of tests.
+    pub apply_entries_max: usize,
     /// Bounds of the session table; the same on all nodes.
     pub session_limits: SessionLimits,
 }
@@ -103,9 +105,9 @@ pub struct Outputs {
     pub reintroduce: bool,
 }
 
-/// How many entries, and how many bytes of them, one flush applies at most, so that
-/// heartbeats go out in time while a long log is caught up with.
-const APPLY_ENTRIES_MAX: usize = 8_192;
+/// The most entries, and the most bytes of them, that one flush of a running node applies, so
+/// that heartbeats go out in time while a long log is caught up with.
+pub const APPLY_ENTRIES_MAX: usize = 8_192;
 const APPLY_BYTES_MAX: usize = 16 << 20;
 
 /// What a node with a known bug applies in place of `payload`.
@@ -358,7 +360,7 @@ impl<D: Disk> Node<D> {
     fn apply(&mut self, now: Time) {
         let (mut entries, mut bytes) = (0, 0);
         while self.applied() < self.raft.commit_index() {
-            if entries >= APPLY_ENTRIES_MAX || bytes >= APPLY_BYTES_MAX {
+            if entries >= self.config.apply_entries_max || bytes >= APPLY_BYTES_MAX {
                 break;
             }
             if self.machine.snapshot_pressure() {

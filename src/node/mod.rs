@@ -43,7 +43,7 @@ mod status;
 mod transfer;
 
 pub use self::backup::{BackupAnswer, BackupRequest};
-pub use self::core::{Node, NodeConfig, Outputs};
+pub use self::core::{APPLY_ENTRIES_MAX, Node, NodeConfig, Outputs};
 pub use self::identity::{Facts, Hello, HelloReply, PROTOCOL_VERSION, was_established};
 pub use self::members::{Addresses, OperatorAnswer};
 pub use self::recovery::{OpenError, RecoverySummary};

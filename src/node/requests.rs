@@ -9,6 +9,7 @@ use crate::disk::Disk;
 use crate::kv::Outcome;
 use crate::limits;
 use crate::mem::Buffer;
+use crate::mutation::mutated;
 use crate::node::backup::{BackupAnswer, BackupRequest};
 use crate::node::core::Node;
 use crate::node::members::OperatorAnswer;
@@ -320,7 +321,11 @@ impl<D: Disk> Node<D> {
     /// Answers the reads whose index has been applied, as far as there is room for the
     /// values. Later is as good: what is read then is newer.
     pub(super) fn serve_reads(&mut self) {
-        let applied = self.applied();
+        let applied = if mutated!(ReadBeforeApplied) {
+            self.raft.commit_index()
+        } else {
+            self.applied()
+        };
         let mut bytes = 0;
         while self.requests.has_read_to_serve(applied) && bytes < self.requests.read_room() {
             let front = self.requests.confirmed.pop_front();

@@ -244,7 +244,8 @@ impl Raft {
             next_offset,
             installed,
         };
-        if installed {
+        let is_hasty = mutated!(InstalledBeforeSync) && snapshot.last.index < self.commit_index;
+        if installed && !is_hasty {
             self.promise(message, body);
         } else {
             self.reply(message, body);

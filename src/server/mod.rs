@@ -36,7 +36,7 @@ use crate::limits;
 use crate::mailbox::{self, Doorbell, Sender, TrySendError};
 use crate::mem::Buffer;
 use crate::net::{self, ConnectionBudget, ConnectionMap, EventLoop, Sharing};
-use crate::node::{Addresses, Answer, Node, NodeConfig};
+use crate::node::{APPLY_ENTRIES_MAX, Addresses, Answer, Node, NodeConfig};
 use crate::proto;
 use crate::raft::{Configuration, LEVEL_MAX};
 use crate::server::clients::Clients;
@@ -523,6 +523,7 @@ fn node_config(directory: &DataDir, options: &ServerOptions, seed: u64) -> NodeC
         snapshot_write_bytes_per_sec: tuning.snapshot_write_bytes_per_sec,
         snapshot_send_bytes_per_sec: tuning.snapshot_send_bytes_per_sec,
         state_check_entries: limits::STATE_CHECK_ENTRIES,
+        apply_entries_max: APPLY_ENTRIES_MAX,
         session_limits: SessionLimits::default(),
     }
 }

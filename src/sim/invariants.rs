@@ -27,8 +27,8 @@
 //!
 //! 14. One vote a server and term, over restarts too; below feature level 1 only by an
 //!     established directory (§5.2).
-//! 15. Nobody speaks of a term, votes or confirms entries that a power failure at this very
-//!     moment could undo: tried on a copy of the disk (Figure 2, "persistent state"; "The
+//! 15. Nobody speaks of a term, votes, or confirms entries or a snapshot that a power failure at
+//!     this very moment could undo: tried on a copy of the disk (Figure 2, "persistent state"; "The
 //!     durability rule").
 //! 16. A confirmation covers no more than what is on the node's disk (§5.3).
 //! 17. Nobody is told of a commit that has not happened, or of a snapshot that does not end
@@ -431,14 +431,13 @@ impl Checker {
 
     /// The state of a node is that of all others at the same applied index.
     pub(super) fn check_state(&mut self, node: &Node<SimDisk>) {
+        let (id, applied) = (node.raft().id(), node.applied());
         let checksum = node.machine().checksum();
-        let known = *self.states.entry(node.applied()).or_insert(checksum);
-        assert_eq!(
-            known,
-            checksum,
-            "the state of {} differs at index {}",
-            node.raft().id(),
-            node.applied()
+        let known = *self.states.entry(applied).or_insert(checksum);
+        assert!(
+            known == checksum,
+            "all nodes have the same state at {applied}: the first there had {known:08x}, {id} has \
+             {checksum:08x}"
         );
     }
 

@@ -182,6 +182,7 @@ impl Simulation {
             snapshot_send_bytes_per_sec: 4 << 20,
             snapshot_write_bytes_per_sec: 4 << 20,
             state_check_entries: 8,
+            apply_entries_max: plan.apply_entries_max,
             session_limits: plan.session_limits,
         }
     }

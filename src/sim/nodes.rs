@@ -241,7 +241,9 @@ impl Simulation {
         let event = if background && disk.pending_background() > 0 || disk.pending_syncs() == 0 {
             disk.step_background()
         } else {
-            disk.complete_syncs(syncs)
+            // As the log writer does: the more have come while it was busy, the more of them
+            // the next sync serves.
+            disk.complete_syncs(syncs.max(disk.pending_syncs() / 4))
         };
         if let Some(event) = event {
             node.handle_disk(now, event);

@@ -7,6 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::kv::SessionLimits;
+use crate::node::APPLY_ENTRIES_MAX;
 use crate::sim::faults::Fault;
 
 /// How often things go wrong, and how large everything is.
@@ -52,6 +53,8 @@ pub(super) struct Plan {
     pub(super) segment_bytes: u64,
     pub(super) value_bytes_max: usize,
     pub(super) session_limits: SessionLimits,
+    /// Maximum number of entries that a node applies at once.
+    pub(super) apply_entries_max: usize,
 }
 
 /// What becomes of the nodes outside the core when faults stop there.
@@ -106,6 +109,7 @@ impl Plan {
                 window: pick(&[1, 4, 100]) as usize,
                 ..SessionLimits::default()
             },
+            apply_entries_max: APPLY_ENTRIES_MAX,
         };
         plan.first_members = plan.nodes - pick(&[0, 0, 1, 2]).min(plan.nodes - 1);
         plan.read_lease = pick(&[0, 0, 1]) == 1;
@@ -123,6 +127,11 @@ impl Plan {
         }
         if plan.weights.iter().all(|weight| *weight == 0) {
             plan.weights = Fault::ALL.map(|_| 1);
+        }
+        // The last: all else is as it was drawn before this was.
+        let slice = rng.random_range(0..12);
+        if slice < 3 {
+            plan.apply_entries_max = slice + 1;
         }
         plan
     }

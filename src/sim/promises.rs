@@ -1,7 +1,7 @@
 //! What must hold of what nodes say, to each other and to clients, and of what they come
 //! back with; the list is in `invariants.rs`.
 
-use crate::disk::SimDisk;
+use crate::disk::{Disk, FileId, SimDisk};
 use crate::node::{Answer, Caller, Node, Request};
 use crate::raft::{Accepted, Body, Message};
 use crate::sim::invariants::Checker;
@@ -64,6 +64,7 @@ impl Checker {
                 );
                 match_index.0.is_multiple_of(TRY_EVERY)
             }
+            Body::SnapshotReply { installed, .. } => installed,
             _ => false,
         };
         news || vote.is_some() || confirms
@@ -104,6 +105,28 @@ impl Checker {
             "{from} speaks of term {term}, and its disk has {}",
             hard_state.term
         );
+        let files = survivor.files().expect("a list");
+        let snapshots = files.iter().filter_map(|file| match file.id {
+            FileId::Snapshot(last) => Some(last.index),
+            _ => None,
+        });
+        let snapshot = snapshots.max().unwrap_or_default();
+        assert!(
+            snapshot >= snapshot_mark.index,
+            "the log of {from} goes on behind {snapshot_mark}, and its snapshots end at {snapshot}"
+        );
+        if let Body::SnapshotReply {
+            snapshot,
+            installed: true,
+            ..
+        } = &message.body
+        {
+            let (last, upto) = (snapshot.last, snapshot_mark.index.0 + entries.len() as u64);
+            assert!(
+                Index(upto) >= last.index,
+                "{from} has installed a snapshot up to {last}, and its disk ends at {upto}"
+            );
+        }
         let vote = match message.body {
             Body::Vote { .. } => Some(from),
             Body::VoteReply { granted: true } => Some(message.to),

@@ -1,11 +1,14 @@
 //! Every state that a power failure may leave, at every call that the disk makes.
 
+use super::segment::HEADER_BYTES;
 use super::tests::{OPTIONS, Rng, State, entry};
-use super::{Batch, Wal, WalError};
-use crate::disk::DiskEvent;
-use crate::disk::trace::{LANES, TraceDisk};
+use super::{Batch, Wal, WalError, recovery};
+use crate::disk::trace::{Step, Trace};
+use crate::disk::{DiskEvent, FileDisk, SegmentId, SimDisk};
+use crate::mutation::{Mutation, is_found};
 use crate::types::{Entry, EntryId, HardState, Index, Server, Term};
 
+const SEEDS: u64 = 16;
 /// How many states are tried after one call, all of them or drawn.
 const STATES_MAX: usize = 128;
 /// Of so many states one is also opened, and read again after that.
@@ -13,7 +16,9 @@ const GO_ON_EVERY: usize = 16;
 
 /// A log at work, and every state that it may be found in.
 struct Run {
-    disk: TraceDisk,
+    trace: Trace,
+    /// There but for the moment in which it is killed.
+    disk: Option<FileDisk>,
     wal: Wal,
     /// After each record since the last start, with the number of its batch.
     states: Vec<(u64, State)>,
@@ -24,10 +29,11 @@ struct Run {
 
 impl Run {
     fn start(seed: u64) -> Run {
-        let mut disk = TraceDisk::default();
+        let (trace, mut disk) = Trace::begin();
         let (wal, _) = Wal::recover(&mut disk, OPTIONS).expect("an empty disk");
         Run {
-            disk,
+            trace,
+            disk: Some(disk),
             wal,
             states: vec![(1, State::default())],
             rng: Rng(seed),
@@ -40,28 +46,26 @@ impl Run {
         &self.states.last().expect("never empty").1
     }
 
-    /// One call of a lane that has something to do; whether there was one. What may be
-    /// left then is tried before the log hears of it.
+    /// One call of a thread that has something to do; whether there was one. What may be
+    /// left then is tried.
     fn step(&mut self) -> bool {
-        let busy: Vec<_> = LANES
-            .into_iter()
-            .filter(|lane| self.disk.pending(*lane))
-            .collect();
-        if busy.is_empty() {
-            return false;
-        }
-        let lane = busy[self.rng.below(busy.len() as u64) as usize];
-        let event = self.disk.step(lane);
-        self.try_crashes();
-        if let Some(event) = event {
-            self.deliver(&event);
+        let disk = self.disk.as_ref().expect("it runs");
+        let rng = &mut self.rng;
+        match self.trace.step(disk, &mut || rng.next()) {
+            Some(Step::Call) => {
+                self.try_crashes();
+                loses_no_log(self.trace.cached());
+            }
+            Some(Step::Event(event)) => self.deliver(&event),
+            None => return false,
         }
         true
     }
 
     fn deliver(&mut self, event: &DiskEvent) {
         let before = self.wal.durable();
-        let heard = self.wal.on_event(&mut self.disk, event);
+        let disk = self.disk.as_mut().expect("it runs");
+        let heard = self.wal.on_event(disk, event);
         heard.expect("no fault");
         if self.wal.durable() > before {
             // What is told as durable from here on has to be there.
@@ -87,7 +91,7 @@ impl Run {
         let mut number = 0;
         let mut coin = Rng(rng.next());
         *tried += self
-            .disk
+            .trace
             .crash_states(STATES_MAX, &mut || coin.next(), |mut left| {
                 number += 1;
                 let (wal, found) = Wal::recover(&mut left, OPTIONS)
@@ -105,7 +109,8 @@ impl Run {
     }
 
     fn append(&mut self, batch: Batch<'_>) {
-        let seq = self.wal.append(&mut self.disk, batch).0;
+        let disk = self.disk.as_mut().expect("it runs");
+        let seq = self.wal.append(disk, batch).0;
         let records = self.state().after_records_of(batch);
         self.states
             .extend(records.into_iter().map(|state| (seq, state)));
@@ -147,71 +152,113 @@ impl Run {
             Some(held) if !ahead => held.id,
             _ => EntryId::new(state.hard_state.term.0 + 1, state.last().0 + 4),
         };
-        let keep_from = mark.index.next();
         self.append(Batch {
             snapshot_mark: Some(mark),
             ..Batch::default()
         });
-        self.wal.compact(&mut self.disk, keep_from);
+    }
+
+    /// Lets go of what the last snapshot holds.
+    fn compact(&mut self) {
+        let keep_from = self.state().mark.index.next();
+        let disk = self.disk.as_mut().expect("it runs");
+        self.wal.compact(disk, keep_from);
     }
 
     /// The process is killed; the machine runs on.
     fn kill(&mut self) {
-        self.disk = TraceDisk::of(self.disk.segment_images(), []);
-        let recovered = Wal::recover(&mut self.disk, OPTIONS);
-        let (wal, found) = recovered.expect("a kill is not damage");
+        let killed = self.disk.take().expect("it runs");
+        let disk = self.disk.insert(self.trace.kill(killed));
+        let (wal, found) = Wal::recover(disk, OPTIONS).expect("a kill is not damage");
         self.states = vec![(1, State::of(&found))];
         self.wal = wal;
     }
 }
 
+/// Damage to the opening of the newest segment is an error, or the log ends with the segment
+/// before it. If that was let go too early, the log comes back empty and without an error.
+fn loses_no_log(mut disk: SimDisk) {
+    let (whole, tail) = recovery::recover(&mut disk, &OPTIONS).expect("undamaged");
+    let ids = || tail.live.iter().map(|live| live.info.id);
+    let (Some(newest), false) = (ids().next_back(), ids().any(|id| id == SegmentId(1))) else {
+        return; // None was let go yet.
+    };
+    disk.segment_mut(newest).expect("it exists")[HEADER_BYTES] ^= 1;
+    if let Ok((found, _)) = recovery::recover(&mut disk, &OPTIONS) {
+        assert!(
+            State::of(&found) != State::default() || State::of(&whole) == State::default(),
+            "the whole log is in {newest:?}, and nothing vouches for that"
+        );
+    }
+}
+
 /// What was found is still there after the log was opened and has thrown away what is
 /// no part of it.
-fn goes_on(mut disk: TraceDisk, mut wal: Wal, found: State) {
-    while let Some(lane) = LANES.into_iter().find(|lane| disk.pending(*lane)) {
-        if let Some(event) = disk.step(lane) {
-            wal.on_event(&mut disk, &event).expect("no fault");
-        }
+fn goes_on(mut disk: SimDisk, mut wal: Wal, found: State) {
+    while let Some(event) = disk.step() {
+        wal.on_event(&mut disk, &event).expect("no fault");
     }
     assert!(wal.is_open());
-    let mut again = TraceDisk::of(disk.segment_images(), []);
-    let (_, again) = Wal::recover(&mut again, OPTIONS).expect("a start is not damage");
+    let (_, again) = Wal::recover(&mut disk, OPTIONS).expect("a start is not damage");
     assert_eq!(State::of(&again), found);
+}
+
+/// Rolls, truncates, compacts, recycles and restarts a log, with all crashes tried.
+fn run(seed: u64) -> Run {
+    let mut run = Run::start(seed);
+    // A first start that is interrupted, too.
+    run.some_steps(4);
+    for round in 0..8 {
+        for _ in 0..4 {
+            let count = 1 + run.rng.below(4);
+            run.entries(count, 900);
+            run.some_steps(8);
+        }
+        match run.rng.below(3) {
+            0 => run.new_leader(),
+            1 => run.entries(1, 9_000),
+            _ => run.settle(),
+        }
+        run.some_steps(5);
+        run.snapshot(round % 3 == 2);
+        if run.rng.below(2) == 0 {
+            // Behind the mark a segment is begun, and is not on disk yet.
+            run.some_steps(30);
+            run.entries(1, 12_000);
+        }
+        run.compact();
+        run.some_steps(30);
+        if run.rng.below(4) == 0 {
+            run.kill();
+            run.some_steps(6);
+        }
+    }
+    run.settle();
+    assert!(run.wal.is_open());
+    run.trace.check_model(run.disk.as_ref().expect("it runs"));
+    run
 }
 
 #[test]
 fn whatever_a_crash_leaves_at_any_call_what_was_durable_is_there_and_nothing_else() {
     let (mut tried, mut torn, mut recycled) = (0, 0, 0);
-    for seed in 0..16 {
-        let mut run = Run::start(seed);
-        // A first start that is interrupted, too.
-        run.some_steps(4);
-        for round in 0..8 {
-            for _ in 0..4 {
-                let count = 1 + run.rng.below(4);
-                run.entries(count, 900);
-                run.some_steps(8);
-            }
-            match run.rng.below(3) {
-                0 => run.new_leader(),
-                1 => run.entries(1, 9_000),
-                _ => run.settle(),
-            }
-            run.some_steps(5);
-            run.snapshot(round == 5);
-            run.some_steps(30);
-            if run.rng.below(4) == 0 {
-                run.kill();
-                run.some_steps(6);
-            }
-        }
-        run.settle();
-        assert!(run.wal.is_open());
+    for seed in 0..SEEDS {
+        let run = run(seed);
         recycled += run.wal.counters().segments;
         (tried, torn) = (tried + run.tried, torn + run.torn);
     }
     println!("figure: crash states of the log: {tried}, torn: {torn}, segments: {recycled}");
     assert!(tried > 8_000 && torn > 500, "{tried} tried, {torn} torn");
+}
+
+#[test]
+fn known_bugs_of_the_log_and_of_its_writer_are_found() {
+    for bug in [
+        Mutation::SegmentLetGoEarly,
+        Mutation::NewestSegmentSyncedAlone,
+    ] {
+        assert!(is_found(bug, 0..SEEDS, |seed| drop(run(seed))), "{bug:?}");
+    }
 }
 
 #[test]
@@ -222,7 +269,7 @@ fn a_disk_that_loses_a_sync_it_has_confirmed_is_noticed() {
     run.entries(2, 300);
     let promised = run.state().clone();
     let mut lost = 0;
-    run.disk.crash_states(STATES_MAX, &mut || 0, |mut left| {
+    run.trace.crash_states(STATES_MAX, &mut || 0, |mut left| {
         match Wal::recover(&mut left, OPTIONS) {
             Ok((_, found)) => lost += usize::from(State::of(&found) != promised),
             Err(WalError::Corrupt { .. }) => lost += 1,

@@ -5,8 +5,7 @@ use super::recovery;
 use super::segment::HEADER_BYTES;
 use super::tests::{OPTIONS, Rng, State, entry};
 use super::{Batch, Wal, WalError, WalOptions};
-use crate::disk::SegmentId;
-use crate::disk::trace::{LANES, TraceDisk};
+use crate::disk::{SegmentId, SimDisk};
 use crate::types::{Entry, EntryId, HardState, Index, NodeId, Server, Term};
 
 const SECTOR_BYTES: usize = 512;
@@ -17,7 +16,7 @@ const SMALL: WalOptions = WalOptions {
 
 /// A log at rest.
 struct Damaged {
-    disk: TraceDisk,
+    disk: SimDisk,
     /// What may be found: all, or all but the last batch or two. What is before them is
     /// vouched for by a batch that begins in another sector.
     allowed: Vec<State>,
@@ -30,21 +29,19 @@ struct Damaged {
     refused: u64,
 }
 
-fn settle(disk: &mut TraceDisk, wal: &mut Wal) {
-    while let Some(lane) = LANES.into_iter().find(|lane| disk.pending(*lane)) {
-        if let Some(event) = disk.step(lane) {
-            wal.on_event(disk, &event).expect("no fault");
-        }
+fn settle(disk: &mut SimDisk, wal: &mut Wal) {
+    while let Some(event) = disk.step() {
+        wal.on_event(disk, &event).expect("no fault");
     }
 }
 
 impl Damaged {
     /// A log that was rolled, truncated, compacted, recycled and started twice.
     fn new() -> Damaged {
-        let mut disk = TraceDisk::default();
+        let mut disk = SimDisk::default();
         let (mut wal, _) = Wal::recover(&mut disk, SMALL).expect("an empty disk");
         let (mut last, mut term) = (0, 1);
-        let mut append = |wal: &mut Wal, disk: &mut TraceDisk, count: u64, bytes| {
+        let mut append = |wal: &mut Wal, disk: &mut SimDisk, count: u64, bytes| {
             let entries: Vec<Entry> = (last + 1..=last + count)
                 .map(|index| entry(term, index, bytes))
                 .collect();
@@ -267,7 +264,7 @@ fn segments_that_are_missing_are_named() {
         for other in &ids[n..] {
             let left = all.clone().into_iter();
             let left = left.filter(|(id, _)| id != one && id != other);
-            let mut disk = TraceDisk::of(left, []);
+            let mut disk = SimDisk::of(left, []);
             match recovery::recover(&mut disk, &SMALL) {
                 // A segment of which the snapshot holds all may be gone.
                 Ok((found, _)) => assert_eq!(State::of(&found), log.whole),
@@ -284,7 +281,7 @@ fn segments_that_are_missing_are_named() {
             }
         }
     }
-    let oldest_gone = TraceDisk::of(all.into_iter().filter(|(id, _)| *id != ids[1]), []);
+    let oldest_gone = SimDisk::of(all.into_iter().filter(|(id, _)| *id != ids[1]), []);
     recovery::recover(&mut { oldest_gone }, &SMALL).expect_err("one in the middle is needed");
 }
 
@@ -300,7 +297,7 @@ fn segments_that_are_repeated_or_in_the_place_of_another_lose_nothing() {
         for to in places.chain(free).filter(|to| to != from) {
             let mut images = all.clone();
             images.insert(to, bytes.clone());
-            log.disk = TraceDisk::of(images, []);
+            log.disk = SimDisk::of(images, []);
             log.judge(&("copied", from, to));
         }
     }
@@ -321,14 +318,14 @@ fn segments_of_another_node_or_of_an_older_run_are_refused_or_lose_nothing() {
             ..SMALL
         },
     ] {
-        let mut disk = TraceDisk::default();
+        let mut disk = SimDisk::default();
         let (mut wal, _) = Wal::recover(&mut disk, other).expect("an empty disk");
         settle(&mut disk, &mut wal);
         let foreign = disk.segment_images().pop_first().expect("a segment").1;
         for to in (1..12).map(SegmentId) {
             let mut images = all.clone();
             images.insert(to, foreign.clone());
-            log.disk = TraceDisk::of(images, []);
+            log.disk = SimDisk::of(images, []);
             let before = log.refused;
             log.judge(&("foreign", to));
             assert_eq!(log.refused, before + 1, "it is not taken for a spare");
@@ -341,7 +338,7 @@ fn segments_of_another_node_or_of_an_older_run_are_refused_or_lose_nothing() {
         for keep in (HEADER_BYTES..end).step_by(1 << 10) {
             let mut images = all.clone();
             images.get_mut(&id).expect("it exists")[keep..].fill(0);
-            log.disk = TraceDisk::of(images, []);
+            log.disk = SimDisk::of(images, []);
             log.judge(&("older", id, keep));
         }
     }
@@ -353,7 +350,7 @@ fn a_log_that_was_sealed_vouches_for_its_last_batch() {
     let (mut wal, _) = Wal::recover(&mut log.disk, SMALL).expect("undamaged");
     settle(&mut log.disk, &mut wal);
     wal.seal(&mut log.disk);
-    assert!(LANES.into_iter().all(|lane| !log.disk.pending(lane)));
+    assert!(!log.disk.pending());
     let last = entry(log.whole.hard_state.term.0, log.whole.last().0 + 1, 100);
     let batch = Batch {
         entries: std::slice::from_ref(&last),

@@ -28,6 +28,7 @@ use super::{Batch, BatchSeq, Recovered, WalCounters, WalError, WalOptions, WalPr
 use crate::disk::{Disk, DiskEvent, SegmentId, SegmentInfo, SyncToken};
 use crate::limits;
 use crate::mem::Buffer;
+use crate::mutation::mutated;
 use crate::types::{EntryId, HardState, Index};
 
 pub(super) const PAGE_BYTES: u64 = HEADER_BYTES as u64;
@@ -559,8 +560,10 @@ impl Wal {
     fn compact_now<D: Disk>(&mut self, disk: &mut D) {
         let keep_from = self.keep_from.min(self.durable.snapshot_mark.index.next());
         let proven = self.durable.proven.segment;
-        let superfluous =
-            |at: usize| self.live[at].max_index < keep_from && self.live[at + 1].info.id <= proven;
+        let superfluous = |at: usize| {
+            let is_vouched_for = self.live[at + 1].info.id <= proven || mutated!(SegmentLetGoEarly);
+            self.live[at].max_index < keep_from && is_vouched_for
+        };
         let count = (1..self.live.len()).take_while(|at| superfluous(at - 1));
         let count = count.count();
         if count == 0 {

@@ -10,7 +10,9 @@ use raftkv::config::Founding;
 use raftkv::disk::{Disk, DiskEvent, FileId, FileInfo, Meta, SegmentId, SegmentInfo, SyncToken};
 use raftkv::kv::{ClientId, Command, Identity, Outcome, SessionLimits, WriteOp};
 use raftkv::mem::{self, Buffer};
-use raftkv::node::{Addresses, Answer, Caller, Node, NodeConfig, Outputs, Request};
+use raftkv::node::{
+    APPLY_ENTRIES_MAX, Addresses, Answer, Caller, Node, NodeConfig, Outputs, Request,
+};
 use raftkv::raft::{Configuration, LEVEL_MAX};
 use raftkv::time::Time;
 use raftkv::types::NodeId;
@@ -116,6 +118,7 @@ fn open(id: u64, snapshot_log_bytes: u64) -> Node<NullDisk> {
         snapshot_write_bytes_per_sec: 0,
         disk_give_up: None,
         state_check_entries: 256,
+        apply_entries_max: APPLY_ENTRIES_MAX,
         session_limits: SessionLimits {
             implicit_window: 1_000,
             ..SessionLimits::default()

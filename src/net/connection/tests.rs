@@ -1,6 +1,11 @@
 use std::io::{self, IoSlice, Write};
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
+
 use super::*;
+use crate::mutation::{Mutation, with};
 
 /// A socket that takes so many bytes, and keeps them.
 struct Socket {
@@ -84,6 +89,83 @@ fn order_is_kept_among_copied_and_shared_bytes_however_little_a_call_takes() {
         assert_eq!(output.queued_bytes(), expected.len() - socket.taken.len());
     }
     assert_eq!(socket.taken, expected);
+}
+
+/// An event in the life of a connection's output.
+#[derive(Clone, Debug)]
+enum Act {
+    Push(usize),
+    Write(usize),
+    /// The socket takes this many bytes.
+    Room(usize),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let len = || prop_oneof![0..100_usize, 900..1_200_usize, 0..20_000_usize];
+    let act = prop_oneof![
+        len().prop_map(Act::Push),
+        len().prop_map(Act::Write),
+        len().prop_map(Act::Room),
+        Just(Act::Room(usize::MAX)),
+    ];
+    vec(act, 1..80)
+}
+
+/// All that was queued arrives once and in order, and what is left is counted.
+fn delivers(acts: &[Act]) -> Result<(), TestCaseError> {
+    let mut output = Output::default();
+    let mut socket = Socket::with_room(0);
+    let mut queued = Vec::new();
+    for act in acts.iter().chain(&[Act::Room(usize::MAX)]) {
+        match *act {
+            Act::Push(len) | Act::Write(len) => {
+                // No two bytes that are near each other are the same.
+                let bytes: Vec<u8> = (queued.len()..queued.len() + len)
+                    .map(|at| (at % 251) as u8)
+                    .collect();
+                queued.extend_from_slice(&bytes);
+                if matches!(act, Act::Push(_)) {
+                    output.push(bytes.into());
+                } else {
+                    output.write_with(|buffer| buffer.extend_from_slice(&bytes));
+                }
+            }
+            Act::Room(room) => {
+                socket.room = room;
+                while !output.is_empty() && output.write_to(&mut socket).expect("no error") {}
+            }
+        }
+        let taken = socket.taken.len();
+        prop_assert!(
+            queued.starts_with(&socket.taken),
+            "{taken} bytes are not those queued"
+        );
+        prop_assert_eq!(output.queued_bytes(), queued.len() - taken);
+    }
+    prop_assert_eq!(socket.taken.len(), queued.len());
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_socket_takes_at_a_time_all_arrives_once_and_in_order(acts in acts()) {
+        delivers(&acts)?;
+    }
+}
+
+#[test]
+fn a_partial_write_that_is_forgotten_is_found() {
+    let config = Config {
+        failure_persistence: None,
+        max_shrink_iters: 0,
+        ..Config::default()
+    };
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let found = with(Mutation::PartialWriteForgotten, || {
+        runner.run(&acts(), |acts| delivers(&acts))
+    });
+    assert!(found.is_err(), "{found:?}");
 }
 
 #[test]

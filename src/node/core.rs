@@ -16,6 +16,7 @@ use crate::node::durability::Ledger;
 use crate::node::install::Install;
 use crate::node::members::{Addresses, Operators};
 use crate::node::peers::Peers;
+use crate::node::removal::Removal;
 use crate::node::requests::{Answer, Caller, Requests};
 use crate::node::snapshots::Snapshots;
 use crate::node::space::Space;
@@ -118,6 +119,7 @@ pub struct Node<D: Disk> {
     pub(super) install: Install,
     pub(super) peers: Peers,
     pub(super) operators: Operators,
+    pub(super) removal: Removal,
     pub(super) ticks: Ticks,
     pub(super) state_check: StateCheck,
     pub(super) space: Space,
@@ -166,6 +168,7 @@ impl<D: Disk> Node<D> {
             install,
             peers,
             operators: Operators::default(),
+            removal: Removal::default(),
             ticks: Ticks::default(),
             space: Space::default(),
             disk_watch: DiskWatch::default(),
@@ -269,6 +272,7 @@ impl<D: Disk> Node<D> {
             .min(self.stop_deadline())
             .min(self.space.next_deadline())
             .min(self.disk_watch.next_deadline())
+            .min(self.removal.next_deadline())
     }
 
     /// Carries out all that the batch of inputs since the last flush asks for.
@@ -296,6 +300,7 @@ impl<D: Disk> Node<D> {
         self.check_caught_up(now);
         self.write_peers();
         self.tell_members();
+        self.watch_removal(now);
     }
 
     fn file_appended(&mut self, id: FileId, len: u64) {

@@ -20,6 +20,7 @@
 //! | `state_check.rs` | comparing the own state with that of other nodes |
 //! | `members.rs` | operators: changes of the members, leadership, an orderly stop |
 //! | `peers.rs` | who is who: incarnations, lost directories, the right to vote |
+//! | `removal.rs` | a node that is no member any more |
 //! | `recovery.rs` | what the disk has at a start |
 //! | `status.rs` | what operators see |
 
@@ -34,6 +35,7 @@ mod members;
 mod pace;
 mod peers;
 mod recovery;
+mod removal;
 mod requests;
 mod scan;
 mod snapshots;

@@ -74,6 +74,7 @@ pub fn encode_status(
         state_hash: status.state.map_or(0, |at| at.hash),
         differs_index: status.differs.map_or(0, |(index, _)| index.0),
         differs_from: signed(status.differs.map(|(_, from)| from)),
+        removed: status.removed,
     }
 }
 

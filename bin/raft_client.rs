@@ -49,7 +49,7 @@ const TIMEOUT_SECS_MAX: f64 = 86_400.0;
     long_about = None,
     override_usage = "raft_client [OPTIONS] put K V | update K V | get [--raw] [--follower] K | remove K |\n       \
                       cas K EXPECTED NEW | cas --absent K NEW | cas --remove K EXPECTED |\n       \
-                      batch [OPERATION...] | scan [PREFIX] [--from K] [--until K] [--limit N] [--json | --raw] |\n       \
+                      batch [OPERATION...] | scan [PREFIX] [--from K] [--until K] [--limit N] [--json | --raw | --batch] |\n       \
                       status [--json] | transfer N | members [--json] |\n       \
                       members add [--learner] N PEER CLIENT | members promote|demote|remove N |\n       \
                       members replace OLD N PEER CLIENT |\n       \
@@ -59,7 +59,8 @@ const TIMEOUT_SECS_MAX: f64 = 86_400.0;
                   batch carries out all operations at one moment, or none: put K V, update K V, remove K,\n  \
                     cas K EXPECTED NEW, cas-absent K NEW, cas-remove K EXPECTED, no key twice. Without any it reads\n  \
                     them from stdin, one a line: words between blanks, \"quoted\" or with \\n \\t \\xNN escapes.\n\
-                  scan prints a line an entry, KEY, tab, VALUE, in the order of the keys. Up to 4096 entries or 1 MiB\n  \
+                  scan prints a line an entry, KEY, tab, VALUE, in the order of the keys; --batch: lines that batch\n  \
+                    reads, 128 at a time. Up to 4096 entries or 1 MiB\n  \
                     are of one moment; what follows is of a later one.\n\
                   backup writes all that is acknowledged when it begins into FILE, from the first node that answers;\n  \
                     --verify reads one to its end. restore writes its keys into a cluster that has none. For both\n  \
@@ -110,6 +111,9 @@ struct Cli {
     /// With scan: the first key
     #[arg(long, value_name = "K")]
     from: Option<OsString>,
+    /// With scan: a line an entry that `batch` reads
+    #[arg(long, conflicts_with_all = ["raw", "json"])]
+    batch: bool,
     /// With scan: the key before which it ends
     #[arg(long, value_name = "K")]
     until: Option<OsString>,
@@ -344,7 +348,7 @@ fn command(cli: &Cli) -> Result<Command, End> {
         || (cli.raw && !matches!(name, "get" | "scan"))
         || (cli.json && !matches!(name, "status" | "scan"))
         || ((cli.absent || cli.remove) && name != "cas")
-        || (is_narrowed && name != "scan")
+        || ((is_narrowed || cli.batch) && name != "scan")
     {
         return Err(End::usage("invalid parameter!"));
     }
@@ -422,6 +426,7 @@ fn backup_command(cli: &Cli, name: &str, args: &[OsString]) -> Result<Command, E
         })),
         _ => Err(End::usage("invalid parameter!")),
     }
+        || cli.batch
 }
 
 fn batch(args: &[OsString]) -> Result<Vec<WriteOp>, End> {
@@ -470,6 +475,7 @@ fn value(word: &OsStr) -> Result<Bytes, End> {
 
 fn succeeded(outcome: Outcome, raw: bool) -> End {
     match outcome {
+            _ if cli.batch => scan::Form::Batch,
         Outcome::Value(value) if raw => End::Result(value.to_vec(), 0),
         Outcome::Value(value) => End::line([b"success: ", &value[..]].concat(), 0),
         // With --raw stdout is for the value alone.

@@ -8,6 +8,8 @@
 mod backup;
 #[path = "raft_client/batch.rs"]
 mod batch;
+#[path = "raft_client/draft.rs"]
+mod draft;
 #[path = "raft_client/members.rs"]
 mod members;
 #[path = "raft_client/scan.rs"]
@@ -63,7 +65,7 @@ const TIMEOUT_SECS_MAX: f64 = 86_400.0;
                     reads, 128 at a time. Up to 4096 entries or 1 MiB\n  \
                     are of one moment; what follows is of a later one.\n\
                   backup writes all that is acknowledged when it begins into FILE, from the first node that answers;\n  \
-                    --verify reads one to its end. restore writes its keys into a cluster that has none. For both\n  \
+                    FILE is - for stdout; --verify reads one to its end. restore writes its keys into a cluster that has none. For both\n  \
                     --timeout is for how long there may be no progress.\n\
                   Without --addr the nodes of the cluster are asked in turn, 127.0.0.1:4397 first.\n\
                   Exit codes: 0 done, 1 refused by the store, 2 wrong usage, 3 not reachable or timed out."
@@ -139,6 +141,17 @@ impl End {
     }
 
     fn usage(text: impl Into<String>) -> End {
+    /// The same, where stdout may be read by a program.
+    fn to_stderr(self) -> End {
+        match self {
+            End::Result(line, code) => {
+                let line = String::from_utf8_lossy(&line);
+                End::Error(line.trim_end().to_owned(), code)
+            }
+            end => end,
+        }
+    }
+
         End::Error(text.into(), WRONG_USAGE)
     }
 }
@@ -270,6 +283,7 @@ fn run_or_end(cli: &Cli) -> Result<End, End> {
                     // If it cannot be printed, neither can the result be, and that says so.
                     let _ = print(redirected(leader).as_bytes());
                 }
+                Err(error) if cli.raw => failed(error).to_stderr(),
             });
             Ok(match client.call(operation) {
                 Ok(outcome) => succeeded(outcome, cli.raw),
@@ -277,6 +291,7 @@ fn run_or_end(cli: &Cli) -> Result<End, End> {
             })
         }
         Command::Scan(scan) => Ok(run_scan(scan, &mut client)),
+            Err(error) if backup.is_to_stdout() => Err(no_backup(error).to_stderr()),
         Command::Backup(backup) => match backup.run(client.addrs(), timeout) {
             Ok(line) => Ok(End::line(line, 0)),
             Err(error) => Err(no_backup(error)),
@@ -307,14 +322,8 @@ fn run_scan(scan: scan::Scan, client: &mut Client) -> End {
         Err(scan::Stopped::Output(e)) => {
             End::Error(format!("cannot print the result: {e}"), NOT_REACHED)
         }
-        // With the entries stdout may be read by a program.
-        Err(scan::Stopped::Store(error)) => match failed(error) {
-            End::Result(line, code) => {
-                let line = String::from_utf8_lossy(&line);
-                End::Error(line.trim_end().to_owned(), code)
-            }
-            end => end,
-        },
+        // With the entries.
+        Err(scan::Stopped::Store(error)) => failed(error).to_stderr(),
     }
 }
 

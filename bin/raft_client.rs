@@ -18,7 +18,7 @@ mod scan;
 mod status;
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ use raftkv::client::backup::BackupError;
 use raftkv::client::protocol::Operation;
 use raftkv::client::{
     Client, ClientError, ClientOptions, Goal, OperatorError, Outcome, Range, WriteOp, pursue,
-    status_of,
+    resolve,
 };
 use raftkv::config::{Cluster, Config};
 use raftkv::limits::VALUE_BYTES_MAX;
@@ -53,8 +53,8 @@ const TIMEOUT_SECS_MAX: f64 = 86_400.0;
                       cas K EXPECTED NEW | cas --absent K NEW | cas --remove K EXPECTED |\n       \
                       batch [OPERATION...] | scan [PREFIX] [--from K] [--until K] [--limit N] [--json | --raw | --batch] |\n       \
                       status [--json] | transfer N | members [--json] |\n       \
-                      members add [--learner] N PEER CLIENT | members promote|demote|remove N |\n       \
-                      members replace OLD N PEER CLIENT |\n       \
+                      members add [--learner] [--force] N PEER CLIENT | members promote|demote|remove N |\n       \
+                      members replace [--force] OLD N PEER CLIENT |\n       \
                       backup [--force] FILE | backup --verify FILE | restore [--force] FILE",
     after_help = "A value of `-` is read from stdin. Write `--` before a key or value that begins with `--`.\n\
                   cas sets a key that holds EXPECTED to NEW; --absent: one that does not exist; --remove: removes it.\n\
@@ -98,7 +98,8 @@ struct Cli {
     /// leader from where on it may, so what it says is as recent
     #[arg(long)]
     follower: bool,
-    /// With backup: replace FILE. With restore: though the cluster holds keys
+    /// With backup: replace FILE. With restore: write into a cluster that holds keys. With members
+    /// add and replace: do not check that the node answers at its addresses
     #[arg(long)]
     force: bool,
     /// With backup: read FILE, and say whether it is one
@@ -110,12 +111,12 @@ struct Cli {
     /// With cas: removes the key
     #[arg(long, conflicts_with = "absent")]
     remove: bool,
-    /// With scan: the first key
-    #[arg(long, value_name = "K")]
-    from: Option<OsString>,
     /// With scan: a line an entry that `batch` reads
     #[arg(long, conflicts_with_all = ["raw", "json"])]
     batch: bool,
+    /// With scan: the first key
+    #[arg(long, value_name = "K")]
+    from: Option<OsString>,
     /// With scan: the key before which it ends
     #[arg(long, value_name = "K")]
     until: Option<OsString>,
@@ -140,7 +141,6 @@ impl End {
         End::Result([text.as_ref(), b"\n"].concat(), code)
     }
 
-    fn usage(text: impl Into<String>) -> End {
     /// The same, where stdout may be read by a program.
     fn to_stderr(self) -> End {
         match self {
@@ -152,6 +152,7 @@ impl End {
         }
     }
 
+    fn usage(text: impl Into<String>) -> End {
         End::Error(text.into(), WRONG_USAGE)
     }
 }
@@ -232,32 +233,29 @@ fn run_or_end(cli: &Cli) -> Result<End, End> {
         explicit_sessions: false,
         follower_reads: cli.follower,
     };
-    let client = if cli.addr.is_empty() {
-        let addrs = cluster.members().iter().map(|member| member.client);
-        Client::at(addrs.collect(), options)
+    let addrs = if cli.addr.is_empty() {
+        let members = cluster.members().iter();
+        members.map(|member| member.client).collect()
     } else {
-        Client::connect(&cli.addr, options)
+        resolved(&cli.addr)?
     };
-    let mut client = client.map_err(|e| End::usage(e.to_string()))?;
+    let mut client = Client::at(addrs, options).map_err(|e| End::usage(e.to_string()))?;
 
     match command {
         Command::Status => {
-            let known = if cli.addr.is_empty() {
-                cluster.members()
-            } else {
-                &[]
-            };
-            let mut said = client.status();
-            let others = status::other_members(&said);
-            said.extend(status_of(&others, timeout));
-            let rows = status::rows(said, known);
-            let text = if cli.json {
-                status::json(&rows)
-            } else {
-                status::table(&rows)
-            };
-            let reached = rows.iter().any(status::Row::is_reachable);
-            Ok(End::line(text, if reached { 0 } else { NOT_REACHED }))
+            let first = cli.addr.is_empty().then(|| cluster.members());
+            let rows = status::ask(client.addrs(), first, timeout);
+            let problem = status::no_leader(&rows);
+            let code = if problem.is_some() { NOT_REACHED } else { 0 };
+            if cli.json {
+                if let Some(problem) = problem {
+                    // Stdout is for the JSON alone; the exit code remains in any case.
+                    let _ = writeln!(io::stderr(), "{problem}");
+                }
+                return Ok(End::line(status::json(&rows), code));
+            }
+            let problem = problem.map_or(String::new(), |problem| problem + "\n");
+            Ok(End::line(problem + &status::table(&rows), code))
         }
         Command::Members => match members::list(client.status(), cli.json) {
             Some(text) => Ok(End::line(text, 0)),
@@ -280,23 +278,36 @@ fn run_or_end(cli: &Cli) -> Result<End, End> {
             client.on_redirect(move |leader| {
                 // While nobody leads, nodes go on naming the last leader: once is enough.
                 if told.replace(leader) != Some(leader) {
-                    // If it cannot be printed, neither can the result be, and that says so.
-                    let _ = print(redirected(leader).as_bytes());
+                    tell_redirect(leader);
                 }
-                Err(error) if cli.raw => failed(error).to_stderr(),
             });
             Ok(match client.call(operation) {
                 Ok(outcome) => succeeded(outcome, cli.raw),
+                Err(error) if cli.raw => failed(error).to_stderr(),
                 Err(error) => failed(error),
             })
         }
         Command::Scan(scan) => Ok(run_scan(scan, &mut client)),
-            Err(error) if backup.is_to_stdout() => Err(no_backup(error).to_stderr()),
         Command::Backup(backup) => match backup.run(client.addrs(), timeout) {
+            Ok(line) if backup.is_to_stdout() => Ok(End::Error(line, 0)),
             Ok(line) => Ok(End::line(line, 0)),
+            Err(error) if backup.is_to_stdout() => Err(no_backup(error).to_stderr()),
             Err(error) => Err(no_backup(error)),
         },
     }
+}
+
+/// The addresses of `--addr`. Some that do not resolve are a warning, all of them an error.
+fn resolved(names: &[String]) -> Result<Vec<SocketAddr>, End> {
+    let (addrs, mut bad) = resolve(names);
+    if addrs.is_empty() && !bad.is_empty() {
+        return Err(End::usage(bad.swap_remove(0).to_string()));
+    }
+    for error in bad {
+        // The result still goes to stdout.
+        let _ = writeln!(io::stderr(), "warning: {error}; asking the other addresses");
+    }
+    Ok(addrs)
 }
 
 fn no_backup(error: BackupError) -> End {
@@ -393,16 +404,17 @@ fn operator_command(cli: &Cli, name: &str, args: &[OsString]) -> Result<Command,
     let words: Option<Vec<&str>> = args.iter().map(|word| word.to_str()).collect();
     let words = words.ok_or_else(wrong)?;
     let list = name == "members" && words.is_empty();
-    if cli.force || cli.verify || cli.raw || cli.follower || cli.no_redirect || (cli.json && !list)
+    if cli.verify || cli.raw || cli.batch || cli.follower || cli.no_redirect || (cli.json && !list)
     {
         return Err(wrong());
     }
+    let is_plain = !cli.learner && !cli.force;
     match (name, &words[..]) {
-        ("members", []) if !cli.learner => Ok(Command::Members),
-        ("members", words) => members::goal(words, cli.learner)
+        ("members", []) if is_plain => Ok(Command::Members),
+        ("members", words) => members::goal(words, cli.learner, cli.force)
             .map(Command::Pursue)
             .ok_or_else(wrong),
-        (_, [id]) if !cli.learner => id
+        (_, [id]) if is_plain => id
             .parse()
             .map(|id| Command::Pursue(Goal::Lead(id)))
             .map_err(|_| wrong()),
@@ -414,6 +426,7 @@ fn operator_command(cli: &Cli, name: &str, args: &[OsString]) -> Result<Command,
 fn backup_command(cli: &Cli, name: &str, args: &[OsString]) -> Result<Command, End> {
     let is_other = cli.raw
         || cli.json
+        || cli.batch
         || cli.follower
         || cli.no_redirect
         || cli.learner
@@ -435,7 +448,6 @@ fn backup_command(cli: &Cli, name: &str, args: &[OsString]) -> Result<Command, E
         })),
         _ => Err(End::usage("invalid parameter!")),
     }
-        || cli.batch
 }
 
 fn batch(args: &[OsString]) -> Result<Vec<WriteOp>, End> {
@@ -463,6 +475,7 @@ fn scan(cli: &Cli, args: &[OsString]) -> scan::Scan {
         form: match (cli.raw, cli.json) {
             (true, _) => scan::Form::Raw,
             (_, true) => scan::Form::Json,
+            _ if cli.batch => scan::Form::Batch,
             _ => scan::Form::Lines,
         },
     }
@@ -484,7 +497,6 @@ fn value(word: &OsStr) -> Result<Bytes, End> {
 
 fn succeeded(outcome: Outcome, raw: bool) -> End {
     match outcome {
-            _ if cli.batch => scan::Form::Batch,
         Outcome::Value(value) if raw => End::Result(value.to_vec(), 0),
         Outcome::Value(value) => End::line([b"success: ", &value[..]].concat(), 0),
         // With --raw stdout is for the value alone.
@@ -501,7 +513,10 @@ fn failed(error: ClientError) -> End {
         End::line(text, REFUSED)
     };
     match error {
-        ClientError::Redirected { leader } => End::Result(redirected(leader).into_bytes(), REFUSED),
+        ClientError::Redirected { .. } if io::stdout().is_terminal() => {
+            End::line(error.to_string(), REFUSED)
+        }
+        ClientError::Redirected { .. } => End::Error(error.to_string(), REFUSED),
         ClientError::BadRequest { reason } => End::line(format!("bad request: {reason}"), REFUSED),
         ClientError::NoSpace { reason } | ClientError::Refused { reason, .. } => internal(&reason),
         ClientError::KeyExists
@@ -517,8 +532,16 @@ fn failed(error: ClientError) -> End {
     }
 }
 
-fn redirected(leader: SocketAddr) -> String {
-    format!("not leader, redirected to: {leader}\n")
+/// Prints the line of the original: to stdout if that is a terminal, else to stderr, so that
+/// what a program reads of stdout is the result alone.
+fn tell_redirect(leader: SocketAddr) {
+    let line = format!("{}\n", ClientError::Redirected { leader });
+    // A result that cannot be printed either is told with an exit code.
+    let _ = if io::stdout().is_terminal() {
+        print(line.as_bytes())
+    } else {
+        io::stderr().write_all(line.as_bytes())
+    };
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -2,7 +2,7 @@
 //! nodes that say one thing.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use prost::Message;
 use raftkv::pb::kv_operation_response::{Data, StatusCode};
 use raftkv::pb::{ErrorCode, KvOperationResponse, MemberStatus, RaftRpcData, StatusResponse};
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 const MAGIC: u64 = 0x0A1B_2C3D_4E5F_6A7B;
@@ -191,13 +192,21 @@ fn on_a_terminal_a_redirect_is_printed_where_the_original_prints_it() {
     assert_eq!(client.wait().unwrap().code(), Some(0));
     assert_eq!(complaints, "");
     // What was printed waits in the terminal for as long as somebody has it open.
-    let mut shown = vec![0; 1000];
-    let length = File::from(terminal).read(&mut shown).unwrap();
+    let expected = format!("not leader, redirected to: {leader}\r\nsuccess\r\n");
+    fcntl_setfl(&terminal, OFlags::RDWR | OFlags::NONBLOCK).unwrap();
+    let (mut terminal, mut shown) = (File::from(terminal), Vec::new());
+    let begin = Instant::now();
+    while shown.len() < expected.len() {
+        let mut piece = [0; 1000];
+        match terminal.read(&mut piece) {
+            Ok(length) => shown.extend_from_slice(&piece[..length]),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        assert!(begin.elapsed() < Duration::from_secs(5), "{shown:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
     drop(its_end);
-    assert_eq!(
-        String::from_utf8_lossy(&shown[..length]),
-        format!("not leader, redirected to: {leader}\r\nsuccess\r\n")
-    );
+    assert_eq!(String::from_utf8_lossy(&shown), expected);
 }
 
 #[test]

@@ -123,18 +123,23 @@ fn check(target: &Path, force: bool) -> Result<(), BackupError> {
         )));
     }
     if !force {
-        return Err(BackupError::Refused(format!(
-            "{shown} exists; give another name, or --force to replace it"
-        )));
+        return Err(exists(target));
     }
     Ok(())
+}
+
+fn exists(target: &Path) -> BackupError {
+    BackupError::Refused(format!(
+        "{} exists; give another name, or --force to replace it",
+        target.display()
+    ))
 }
 
 fn rename(from: &Path, to: &Path, replace: bool) -> Result<(), BackupError> {
     if !replace {
         match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
             Ok(()) => return Ok(()),
-            Err(Errno::EXIST) => return check(to, false),
+            Err(Errno::EXIST) => return Err(exists(to)),
             // A file system that cannot; `check` has looked.
             Err(Errno::INVAL | Errno::NOSYS) => {}
             Err(error) => return Err(named(to, &error.into())),

@@ -493,18 +493,16 @@ fn probes_of_the_peer_port_that_say_nothing_are_one_line() {
                 .expect("an option");
         }
     }
-    // What comes behind them is taken in behind them.
     let mut stranger = TcpStream::connect(cluster.peer(0)).expect("it listens");
     stranger
         .write_all(b"GET / HTTP/1.1\r\n\r\n")
         .expect("a request");
-    eventually("the last one is told", SOON, || {
-        cluster.log_contains(0, "magic").then_some(())
-    });
+    // In whichever order the node takes them in.
+    for part in ["wrong magic", "closed without a word"] {
+        eventually(part, SOON, || cluster.log_contains(0, part).then_some(()));
+    }
     let output = cluster.output(0);
     let told = output.lines().filter(|line| line.contains("connection"));
     let told: Vec<&str> = told.collect();
     assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told[0].contains("closed without a word"), "{told:?}");
-    assert!(told[1].contains("peer="), "{told:?}");
 }

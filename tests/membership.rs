@@ -204,7 +204,7 @@ fn what_cannot_be_is_refused_with_a_reason_within_its_time() {
     );
     refused(&["transfer", "9"], "n9 is not a voter");
     refused(
-        &["members", "add", "3", "0.0.0.0:7", &client],
+        &["members", "add", "--force", "3", "0.0.0.0:7", &client],
         "others have to reach it",
     );
     let wrong: [&[&str]; 5] = [

@@ -112,8 +112,7 @@ struct Call {
     redirects: u32,
     /// Tries since the last pause.
     tries: usize,
-    /// Addresses that failed since the last pause. Redirects to them are not followed: the
-    /// client address of a leader may be wrong, and every follower names it.
+    /// Addresses that failed since the last pause: redirects to them are not followed.
     failed: Vec<SocketAddr>,
     pause: Duration,
 }
@@ -130,11 +129,10 @@ impl Client {
         addrs: &[A],
         options: ClientOptions,
     ) -> Result<Client, ClientError> {
-        let (resolved, mut bad) = resolve(addrs);
-        if resolved.is_empty() && !bad.is_empty() {
-            return Err(bad.swap_remove(0));
+        match resolve(addrs) {
+            (none, mut bad) if none.is_empty() && !bad.is_empty() => Err(bad.swap_remove(0)),
+            (resolved, _) => Client::at(resolved, options),
         }
-        Client::at(resolved, options)
     }
 
     /// As [`Client::connect`], with addresses that need no resolving.

@@ -8,6 +8,8 @@
 mod backup;
 #[path = "raft_client/batch.rs"]
 mod batch;
+#[path = "raft_client/draft.rs"]
+mod draft;
 #[path = "raft_client/members.rs"]
 mod members;
 #[path = "raft_client/scan.rs"]
@@ -16,7 +18,7 @@ mod scan;
 mod status;
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
@@ -30,7 +32,7 @@ use raftkv::client::backup::BackupError;
 use raftkv::client::protocol::Operation;
 use raftkv::client::{
     Client, ClientError, ClientOptions, Goal, OperatorError, Outcome, Range, WriteOp, pursue,
-    status_of,
+    resolve,
 };
 use raftkv::config::{Cluster, Config};
 use raftkv::limits::VALUE_BYTES_MAX;
@@ -49,20 +51,21 @@ const TIMEOUT_SECS_MAX: f64 = 86_400.0;
     long_about = None,
     override_usage = "raft_client [OPTIONS] put K V | update K V | get [--raw] [--follower] K | remove K |\n       \
                       cas K EXPECTED NEW | cas --absent K NEW | cas --remove K EXPECTED |\n       \
-                      batch [OPERATION...] | scan [PREFIX] [--from K] [--until K] [--limit N] [--json | --raw] |\n       \
+                      batch [OPERATION...] | scan [PREFIX] [--from K] [--until K] [--limit N] [--json | --raw | --batch] |\n       \
                       status [--json] | transfer N | members [--json] |\n       \
-                      members add [--learner] N PEER CLIENT | members promote|demote|remove N |\n       \
-                      members replace OLD N PEER CLIENT |\n       \
+                      members add [--learner] [--force] N PEER CLIENT | members promote|demote|remove N |\n       \
+                      members replace [--force] OLD N PEER CLIENT |\n       \
                       backup [--force] FILE | backup --verify FILE | restore [--force] FILE",
     after_help = "A value of `-` is read from stdin. Write `--` before a key or value that begins with `--`.\n\
                   cas sets a key that holds EXPECTED to NEW; --absent: one that does not exist; --remove: removes it.\n\
                   batch carries out all operations at one moment, or none: put K V, update K V, remove K,\n  \
                     cas K EXPECTED NEW, cas-absent K NEW, cas-remove K EXPECTED, no key twice. Without any it reads\n  \
                     them from stdin, one a line: words between blanks, \"quoted\" or with \\n \\t \\xNN escapes.\n\
-                  scan prints a line an entry, KEY, tab, VALUE, in the order of the keys. Up to 4096 entries or 1 MiB\n  \
+                  scan prints a line an entry, KEY, tab, VALUE, in the order of the keys; --batch: lines that batch\n  \
+                    reads, 128 at a time. Up to 4096 entries or 1 MiB\n  \
                     are of one moment; what follows is of a later one.\n\
                   backup writes all that is acknowledged when it begins into FILE, from the first node that answers;\n  \
-                    --verify reads one to its end. restore writes its keys into a cluster that has none. For both\n  \
+                    FILE is - for stdout; --verify reads one to its end. restore writes its keys into a cluster that has none. For both\n  \
                     --timeout is for how long there may be no progress.\n\
                   Without --addr the nodes of the cluster are asked in turn, 127.0.0.1:4397 first.\n\
                   Exit codes: 0 done, 1 refused by the store, 2 wrong usage, 3 not reachable or timed out."
@@ -95,7 +98,8 @@ struct Cli {
     /// leader from where on it may, so what it says is as recent
     #[arg(long)]
     follower: bool,
-    /// With backup: replace FILE. With restore: though the cluster holds keys
+    /// With backup: replace FILE. With restore: write into a cluster that holds keys. With members
+    /// add and replace: do not check that the node answers at its addresses
     #[arg(long)]
     force: bool,
     /// With backup: read FILE, and say whether it is one
@@ -107,6 +111,9 @@ struct Cli {
     /// With cas: removes the key
     #[arg(long, conflicts_with = "absent")]
     remove: bool,
+    /// With scan: a line an entry that `batch` reads
+    #[arg(long, conflicts_with_all = ["raw", "json"])]
+    batch: bool,
     /// With scan: the first key
     #[arg(long, value_name = "K")]
     from: Option<OsString>,
@@ -132,6 +139,17 @@ enum End {
 impl End {
     fn line(text: impl AsRef<[u8]>, code: u8) -> End {
         End::Result([text.as_ref(), b"\n"].concat(), code)
+    }
+
+    /// The same, where stdout may be read by a program.
+    fn to_stderr(self) -> End {
+        match self {
+            End::Result(line, code) => {
+                let line = String::from_utf8_lossy(&line);
+                End::Error(line.trim_end().to_owned(), code)
+            }
+            end => end,
+        }
     }
 
     fn usage(text: impl Into<String>) -> End {
@@ -215,32 +233,29 @@ fn run_or_end(cli: &Cli) -> Result<End, End> {
         explicit_sessions: false,
         follower_reads: cli.follower,
     };
-    let client = if cli.addr.is_empty() {
-        let addrs = cluster.members().iter().map(|member| member.client);
-        Client::at(addrs.collect(), options)
+    let addrs = if cli.addr.is_empty() {
+        let members = cluster.members().iter();
+        members.map(|member| member.client).collect()
     } else {
-        Client::connect(&cli.addr, options)
+        resolved(&cli.addr)?
     };
-    let mut client = client.map_err(|e| End::usage(e.to_string()))?;
+    let mut client = Client::at(addrs, options).map_err(|e| End::usage(e.to_string()))?;
 
     match command {
         Command::Status => {
-            let known = if cli.addr.is_empty() {
-                cluster.members()
-            } else {
-                &[]
-            };
-            let mut said = client.status();
-            let others = status::other_members(&said);
-            said.extend(status_of(&others, timeout));
-            let rows = status::rows(said, known);
-            let text = if cli.json {
-                status::json(&rows)
-            } else {
-                status::table(&rows)
-            };
-            let reached = rows.iter().any(status::Row::is_reachable);
-            Ok(End::line(text, if reached { 0 } else { NOT_REACHED }))
+            let first = cli.addr.is_empty().then(|| cluster.members());
+            let rows = status::ask(client.addrs(), first, timeout);
+            let problem = status::no_leader(&rows);
+            let code = if problem.is_some() { NOT_REACHED } else { 0 };
+            if cli.json {
+                if let Some(problem) = problem {
+                    // Stdout is for the JSON alone; the exit code remains in any case.
+                    let _ = writeln!(io::stderr(), "{problem}");
+                }
+                return Ok(End::line(status::json(&rows), code));
+            }
+            let problem = problem.map_or(String::new(), |problem| problem + "\n");
+            Ok(End::line(problem + &status::table(&rows), code))
         }
         Command::Members => match members::list(client.status(), cli.json) {
             Some(text) => Ok(End::line(text, 0)),
@@ -263,21 +278,36 @@ fn run_or_end(cli: &Cli) -> Result<End, End> {
             client.on_redirect(move |leader| {
                 // While nobody leads, nodes go on naming the last leader: once is enough.
                 if told.replace(leader) != Some(leader) {
-                    // If it cannot be printed, neither can the result be, and that says so.
-                    let _ = print(redirected(leader).as_bytes());
+                    tell_redirect(leader);
                 }
             });
             Ok(match client.call(operation) {
                 Ok(outcome) => succeeded(outcome, cli.raw),
+                Err(error) if cli.raw => failed(error).to_stderr(),
                 Err(error) => failed(error),
             })
         }
         Command::Scan(scan) => Ok(run_scan(scan, &mut client)),
         Command::Backup(backup) => match backup.run(client.addrs(), timeout) {
+            Ok(line) if backup.is_to_stdout() => Ok(End::Error(line, 0)),
             Ok(line) => Ok(End::line(line, 0)),
+            Err(error) if backup.is_to_stdout() => Err(no_backup(error).to_stderr()),
             Err(error) => Err(no_backup(error)),
         },
     }
+}
+
+/// The addresses of `--addr`. Some that do not resolve are a warning, all of them an error.
+fn resolved(names: &[String]) -> Result<Vec<SocketAddr>, End> {
+    let (addrs, mut bad) = resolve(names);
+    if addrs.is_empty() && !bad.is_empty() {
+        return Err(End::usage(bad.swap_remove(0).to_string()));
+    }
+    for error in bad {
+        // The result still goes to stdout.
+        let _ = writeln!(io::stderr(), "warning: {error}; asking the other addresses");
+    }
+    Ok(addrs)
 }
 
 fn no_backup(error: BackupError) -> End {
@@ -303,14 +333,8 @@ fn run_scan(scan: scan::Scan, client: &mut Client) -> End {
         Err(scan::Stopped::Output(e)) => {
             End::Error(format!("cannot print the result: {e}"), NOT_REACHED)
         }
-        // With the entries stdout may be read by a program.
-        Err(scan::Stopped::Store(error)) => match failed(error) {
-            End::Result(line, code) => {
-                let line = String::from_utf8_lossy(&line);
-                End::Error(line.trim_end().to_owned(), code)
-            }
-            end => end,
-        },
+        // With the entries.
+        Err(scan::Stopped::Store(error)) => failed(error).to_stderr(),
     }
 }
 
@@ -344,7 +368,7 @@ fn command(cli: &Cli) -> Result<Command, End> {
         || (cli.raw && !matches!(name, "get" | "scan"))
         || (cli.json && !matches!(name, "status" | "scan"))
         || ((cli.absent || cli.remove) && name != "cas")
-        || (is_narrowed && name != "scan")
+        || ((is_narrowed || cli.batch) && name != "scan")
     {
         return Err(End::usage("invalid parameter!"));
     }
@@ -380,16 +404,17 @@ fn operator_command(cli: &Cli, name: &str, args: &[OsString]) -> Result<Command,
     let words: Option<Vec<&str>> = args.iter().map(|word| word.to_str()).collect();
     let words = words.ok_or_else(wrong)?;
     let list = name == "members" && words.is_empty();
-    if cli.force || cli.verify || cli.raw || cli.follower || cli.no_redirect || (cli.json && !list)
+    if cli.verify || cli.raw || cli.batch || cli.follower || cli.no_redirect || (cli.json && !list)
     {
         return Err(wrong());
     }
+    let is_plain = !cli.learner && !cli.force;
     match (name, &words[..]) {
-        ("members", []) if !cli.learner => Ok(Command::Members),
-        ("members", words) => members::goal(words, cli.learner)
+        ("members", []) if is_plain => Ok(Command::Members),
+        ("members", words) => members::goal(words, cli.learner, cli.force)
             .map(Command::Pursue)
             .ok_or_else(wrong),
-        (_, [id]) if !cli.learner => id
+        (_, [id]) if is_plain => id
             .parse()
             .map(|id| Command::Pursue(Goal::Lead(id)))
             .map_err(|_| wrong()),
@@ -401,6 +426,7 @@ fn operator_command(cli: &Cli, name: &str, args: &[OsString]) -> Result<Command,
 fn backup_command(cli: &Cli, name: &str, args: &[OsString]) -> Result<Command, End> {
     let is_other = cli.raw
         || cli.json
+        || cli.batch
         || cli.follower
         || cli.no_redirect
         || cli.learner
@@ -449,6 +475,7 @@ fn scan(cli: &Cli, args: &[OsString]) -> scan::Scan {
         form: match (cli.raw, cli.json) {
             (true, _) => scan::Form::Raw,
             (_, true) => scan::Form::Json,
+            _ if cli.batch => scan::Form::Batch,
             _ => scan::Form::Lines,
         },
     }
@@ -486,7 +513,10 @@ fn failed(error: ClientError) -> End {
         End::line(text, REFUSED)
     };
     match error {
-        ClientError::Redirected { leader } => End::Result(redirected(leader).into_bytes(), REFUSED),
+        ClientError::Redirected { .. } if io::stdout().is_terminal() => {
+            End::line(error.to_string(), REFUSED)
+        }
+        ClientError::Redirected { .. } => End::Error(error.to_string(), REFUSED),
         ClientError::BadRequest { reason } => End::line(format!("bad request: {reason}"), REFUSED),
         ClientError::NoSpace { reason } | ClientError::Refused { reason, .. } => internal(&reason),
         ClientError::KeyExists
@@ -502,8 +532,16 @@ fn failed(error: ClientError) -> End {
     }
 }
 
-fn redirected(leader: SocketAddr) -> String {
-    format!("not leader, redirected to: {leader}\n")
+/// Prints the line of the original: to stdout if that is a terminal, else to stderr, so that
+/// what a program reads of stdout is the result alone.
+fn tell_redirect(leader: SocketAddr) {
+    let line = format!("{}\n", ClientError::Redirected { leader });
+    // A result that cannot be printed either is told with an exit code.
+    let _ = if io::stdout().is_terminal() {
+        print(line.as_bytes())
+    } else {
+        io::stderr().write_all(line.as_bytes())
+    };
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

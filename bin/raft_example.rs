@@ -8,12 +8,16 @@ use log::{error, info};
 use raftkv::config::{LogArgs, ServerArgs};
 use raftkv::logging::{self, LogHandle, LogOptions, Mode};
 use raftkv::server::{self, Server, ServerOptions, StopHandle};
+use rustix::fs::Mode as FileMode;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
     let args = ServerArgs::parse_from(std::env::args_os()).unwrap_or_else(|exit| exit.exit());
     let levels_file = args.log.levels_file.clone();
+    // Data and logs are for the owner alone: files get mode 0600, directories 0700, also those
+    // that log rotation makes later.
+    rustix::process::umask(FileMode::from_raw_mode(0o077));
     let log = match start_logging(&args.log) {
         Ok(log) => log,
         Err(reason) => return fail(&reason),

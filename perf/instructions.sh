@@ -31,7 +31,7 @@ if ! command -v valgrind >/dev/null; then
   exit 0
 fi
 
-cargo build --manifest-path "$root/Cargo.toml" --locked --release --bin raft_instructions
+cargo build --manifest-path "$root/Cargo.toml" --locked --release --features tools --bin raft_instructions
 # What CARGO_TARGET_DIR and configuration files make of it.
 target=$(cargo metadata --manifest-path "$root/Cargo.toml" --locked --format-version 1 --no-deps |
   sed 's/.*"target_directory":"\([^"]*\)".*/\1/')

@@ -20,7 +20,8 @@ fi
 # What CARGO_TARGET_DIR and configuration files make of it.
 target=$(cargo metadata --manifest-path "$root/Cargo.toml" --locked --format-version 1 --no-deps |
   sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-cargo build --manifest-path "$root/Cargo.toml" --locked --release --bin raft_example --bin raft_client --bin raft_wal
+programs=(raft_example raft_client raft_bench raft_wal raft_sim)
+cargo build --manifest-path "$root/Cargo.toml" --locked --release --features tools "${programs[@]/#/--bin=}"
 
 # By rename, so that a file that is being run can be replaced.
 install_file() {
@@ -31,7 +32,7 @@ install_file() {
 }
 
 mkdir -p -- "$dir"
-for file in "$target/release/raft_example" "$target/release/raft_client" "$target/release/raft_wal" \
+for file in "${programs[@]/#/$target/release/}" \
   "$here/run.sh" "$here/stop.sh" "$here/clean.sh" "$here/nodes.sh"; do
   install_file "$file"
 done

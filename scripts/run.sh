@@ -38,10 +38,13 @@ start() {
     fd=${fd##*/}
     ((fd <= 2)) || exec {fd}>&-
   done
-  exec setsid ./raft_example "$1"
+  # The lines of the original are debug lines.
+  exec setsid ./raft_example "$1" --log-level debug
 }
 
 cd -- "$dir"
+# Logs are for whoever started the nodes, as is their data.
+umask 077
 mkdir -p logs
 pids=()
 for n in "${nodes[@]}"; do

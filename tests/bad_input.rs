@@ -3,7 +3,8 @@
 
 mod support;
 
-use std::net::SocketAddr;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use prost::Message;
@@ -479,4 +480,29 @@ fn more_requests_than_may_be_in_flight_are_all_answered() {
         }
     }
     cluster.assert_no_panic();
+}
+
+#[test]
+fn probes_of_the_peer_port_that_say_nothing_are_one_line() {
+    let cluster = TestCluster::with_leader(1, &[]);
+    for n in 0..20 {
+        let probe = TcpStream::connect(cluster.peer(0)).expect("it listens");
+        if n % 2 == 0 {
+            // A reset in place of an orderly end, as some load balancers do it.
+            rustix::net::sockopt::set_socket_linger(&probe, Some(Duration::ZERO))
+                .expect("an option");
+        }
+    }
+    let mut stranger = TcpStream::connect(cluster.peer(0)).expect("it listens");
+    stranger
+        .write_all(b"GET / HTTP/1.1\r\n\r\n")
+        .expect("a request");
+    // In whichever order the node takes them in.
+    for part in ["wrong magic", "closed without a word"] {
+        eventually(part, SOON, || cluster.log_contains(0, part).then_some(()));
+    }
+    let output = cluster.output(0);
+    let told = output.lines().filter(|line| line.contains("connection"));
+    let told: Vec<&str> = told.collect();
+    assert_eq!(told.len(), 2, "{told:?}");
 }

@@ -271,13 +271,18 @@ fn fails(args: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 fn wrong_usage_ends_with_2_and_says_what_is_wrong() {
+    let named = ["--addr", "127.0.0.1:1"];
+    let threads = [&named[..], &["--threads", "2", "--connections", "1"]].concat();
+    let pid = [&named[..], &["--server-pid", "4294967295"]].concat();
     for (args, says) in [
-        (&["--mix", "scan=1"][..], "`scan` is not an operation"),
+        // The default cluster may hold what somebody needs.
+        (&[][..], "no cluster is named"),
+        (&["--mix", "scan=1"], "`scan` is not an operation"),
         (&["--rate", "0"], "not a number of operations"),
-        (&["--threads", "2", "--connections", "1"], "--threads 2"),
+        (&threads, "--threads 2"),
         (&["--addr", "nowhere"], "bad address `nowhere`"),
         (&["--cluster", "/nowhere"], "/nowhere"),
-        (&["--server-pid", "4294967295"], "no process 4294967295"),
+        (&pid, "no process 4294967295"),
         (&["--no-such-option"], "--no-such-option"),
     ] {
         let (code, errors) = fails(args);

@@ -1,7 +1,8 @@
 //! `raft_client` from outside: what it prints where, and its exit codes, against
 //! nodes that say one thing.
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -9,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 use raftkv::pb::kv_operation_response::{Data, StatusCode};
-use raftkv::pb::{ErrorCode, KvOperationResponse, RaftRpcData, StatusResponse};
+use raftkv::pb::{ErrorCode, KvOperationResponse, MemberStatus, RaftRpcData, StatusResponse};
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 const MAGIC: u64 = 0x0A1B_2C3D_4E5F_6A7B;
 
@@ -44,6 +47,11 @@ fn receive(stream: &mut TcpStream) -> RaftRpcData {
 fn node(answer: &impl Message) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
+    serve(listener, answer);
+    addr
+}
+
+fn serve(listener: TcpListener, answer: &impl Message) {
     let payload = answer.encode_to_vec();
     thread::spawn(move || {
         for stream in listener.incoming() {
@@ -52,7 +60,6 @@ fn node(answer: &impl Message) -> SocketAddr {
             let _ = stream.write_all(&frame(&request, payload.clone()));
         }
     });
-    addr
 }
 
 fn answer(status: StatusCode, data: Option<Data>, code: ErrorCode) -> SocketAddr {
@@ -137,18 +144,241 @@ fn results_are_printed_in_the_words_of_the_original() {
 }
 
 #[test]
-fn a_redirect_is_printed_and_followed_unless_told_otherwise() {
+fn a_redirect_is_told_and_followed_unless_told_otherwise_and_stdout_has_the_result_alone() {
     let leader = answer(StatusCode::Created, None, ErrorCode::None);
     let to = Some(Data::Address(leader.to_string()));
     let follower = answer(StatusCode::Redirect, to, ErrorCode::None);
     let line = format!("not leader, redirected to: {leader}\n");
-    expect(
-        &at(follower, &["--no-redirect", "put", "k", "v"]),
-        1,
-        line.as_bytes(),
+    let refused = at(follower, &["--no-redirect", "put", "k", "v"]);
+    expect(&refused, 1, b"");
+    assert_eq!(String::from_utf8_lossy(&refused.stderr), line);
+    let followed = at(follower, &["put", "k", "v"]);
+    assert_eq!(followed.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&followed.stdout), "success\n");
+    assert_eq!(String::from_utf8_lossy(&followed.stderr), line);
+
+    let value = Some(Data::Payload(b"bytes\0".to_vec().into()));
+    let leader = answer(StatusCode::Success, value, ErrorCode::None);
+    let to = Some(Data::Address(leader.to_string()));
+    let follower = answer(StatusCode::Redirect, to, ErrorCode::None);
+    let raw = at(follower, &["get", "--raw", "k"]);
+    assert_eq!(raw.stdout, b"bytes\0");
+}
+
+#[test]
+fn on_a_terminal_a_redirect_is_printed_where_the_original_prints_it() {
+    let leader = answer(StatusCode::Created, None, ErrorCode::None);
+    let to = Some(Data::Address(leader.to_string()));
+    let follower = answer(StatusCode::Redirect, to, ErrorCode::None);
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let its_end = File::options()
+        .read(true)
+        .write(true)
+        .open(name.to_str().unwrap())
+        .unwrap();
+    let mut client = Command::new(env!("CARGO_BIN_EXE_raft_client"))
+        .args(["--addr", &follower.to_string(), "put", "k", "v"])
+        .stdin(Stdio::null())
+        .stdout(its_end.try_clone().unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut complaints = String::new();
+    let mut stderr = client.stderr.take().unwrap();
+    stderr.read_to_string(&mut complaints).unwrap();
+    assert_eq!(client.wait().unwrap().code(), Some(0));
+    assert_eq!(complaints, "");
+    // What was printed waits in the terminal for as long as somebody has it open.
+    let expected = format!("not leader, redirected to: {leader}\r\nsuccess\r\n");
+    fcntl_setfl(&terminal, OFlags::RDWR | OFlags::NONBLOCK).unwrap();
+    let (mut terminal, mut shown) = (File::from(terminal), Vec::new());
+    let begin = Instant::now();
+    while shown.len() < expected.len() {
+        let mut piece = [0; 1000];
+        match terminal.read(&mut piece) {
+            Ok(length) => shown.extend_from_slice(&piece[..length]),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        assert!(begin.elapsed() < Duration::from_secs(5), "{shown:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+    drop(its_end);
+    assert_eq!(String::from_utf8_lossy(&shown), expected);
+}
+
+#[test]
+fn an_address_that_does_not_resolve_is_a_warning_among_others() {
+    let leader = answer(StatusCode::Created, None, ErrorCode::None).to_string();
+    let both = ["--addr", "no port", "--addr", &leader, "put", "k", "v"];
+    let output = raft_client(&both);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.stdout, b"success\n");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.starts_with("warning: bad address `no port`"), "{told}");
+    expect(&raft_client(&[&both[..2], &both[4..]].concat()), 2, b"");
+}
+
+#[test]
+fn a_member_is_added_only_where_it_answers_itself() {
+    let member = |id: u64, client: &str| MemberStatus {
+        id,
+        standing: "voter".into(),
+        peer: "127.0.0.1:2".into(),
+        client: client.into(),
+        ..MemberStatus::default()
+    };
+    let leader = node(&StatusResponse {
+        id: 5,
+        role: "leader".into(),
+        members: vec![member(5, "127.0.0.1:3")],
+        ..StatusResponse::default()
+    });
+    let other = node(&StatusResponse {
+        id: 7,
+        ..StatusResponse::default()
+    })
+    .to_string();
+    let output = at(leader, &["members", "add", "3", "127.0.0.1:1", &other]);
+    let told = format!("refused: node 7 answers at client address {other}, not node 3;");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        said.starts_with(&told) && said.contains("--force"),
+        "{said}"
     );
-    let both = format!("{line}success\n");
-    expect(&at(follower, &["put", "k", "v"]), 0, both.as_bytes());
+
+    let nobody = nobody().to_string();
+    let output = at(
+        leader,
+        &["members", "replace", "5", "3", "127.0.0.1:1", &nobody],
+    );
+    assert_ne!(output.status.code(), Some(0));
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let told = format!("node 3 does not answer at client address {nobody}: connection refused");
+    assert!(said.contains(&told), "{said}");
+
+    // What is a voter is no learner, and nothing is done about it.
+    let words = [
+        "members",
+        "add",
+        "--learner",
+        "5",
+        "127.0.0.1:2",
+        "127.0.0.1:3",
+    ];
+    let output = at(leader, &words);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("n5 is a voter already"), "{said}");
+}
+
+#[test]
+fn a_leader_whose_client_address_is_wrong_is_named_with_what_to_do() {
+    let wrong = nobody().to_string();
+    let follower = node(&StatusResponse {
+        role: "follower".into(),
+        term: 2,
+        leader: 3,
+        members: vec![MemberStatus {
+            id: 3,
+            standing: "voter".into(),
+            client: wrong.clone(),
+            ..MemberStatus::default()
+        }],
+        ..StatusResponse::default()
+    });
+    let output = at(follower, &["transfer", "0"]);
+    assert_eq!(output.status.code(), Some(3));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let told = format!("node 3 leads, but its client address {wrong} fails: connection refused");
+    assert!(said.contains(&told) && said.contains("--addr"), "{said}");
+
+    let output = at(follower, &["status"]);
+    assert_eq!(output.status.code(), Some(3));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let told = format!(
+        "no leader: 1 of 2 nodes answer; node 3 leads by the word of others, and its client \
+         address {wrong} fails: connection refused\n"
+    );
+    assert!(said.starts_with(&told), "{said}");
+    assert!(
+        said.contains(&format!("\n3   {wrong}  unreachable")),
+        "{said}"
+    );
+}
+
+#[test]
+fn status_says_first_that_there_is_no_leader() {
+    let follower = node(&StatusResponse {
+        id: 1,
+        role: "follower".into(),
+        leader: -1,
+        may_vote: true,
+        ..StatusResponse::default()
+    });
+    let follower = follower.to_string();
+    let args = [
+        "--timeout",
+        "2",
+        "--addr",
+        &follower,
+        "--addr",
+        &nobody().to_string(),
+    ];
+    let output = raft_client(&[&args[..], &["status"]].concat());
+    assert_eq!(output.status.code(), Some(3));
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    let told = "no leader: 1 of 2 nodes answer; a majority is needed\nID ";
+    assert!(table.starts_with(told), "{table}");
+
+    let output = raft_client(&[&args[..], &["status", "--json"]].concat());
+    assert_eq!(output.status.code(), Some(3));
+    assert!(output.stderr.starts_with(b"no leader: "));
+    let nodes: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(nodes[0]["may_vote"], true);
+    assert_eq!(nodes[0]["removed"], false);
+}
+
+#[test]
+fn a_member_that_was_removed_leaves_the_status_of_its_cluster_file() {
+    let removed = node(&StatusResponse {
+        id: 1,
+        role: "follower".into(),
+        leader: -1,
+        removed: true,
+        ..StatusResponse::default()
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let leader = listener.local_addr().unwrap();
+    let says = StatusResponse {
+        role: "leader".into(),
+        members: vec![MemberStatus {
+            client: leader.to_string(),
+            standing: "voter".into(),
+            ..MemberStatus::default()
+        }],
+        ..StatusResponse::default()
+    };
+    serve(listener, &says);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let table = |id: u64, client: SocketAddr| {
+        format!("[[node]]\nid = {id}\npeer = \"127.0.0.1:{id}1\"\nclient = \"{client}\"\n")
+    };
+    let text = table(0, leader) + &table(1, removed);
+    std::fs::write(&file, text).unwrap();
+    let output = raft_client(&["--cluster", file.path().to_str().unwrap(), "status"]);
+    assert_eq!(output.status.code(), Some(0));
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!shown.contains(&removed.to_string()), "{shown}");
+
+    // Who asks it itself is told.
+    let output = at(removed, &["status"]);
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("node 1: removed"), "{shown}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use raftkv::sim::linearizability::{self, STEPS_MAX};
 use rustix::process::Signal;
 use support::cluster::{SOON, TestCluster};
+use support::ports::Ports;
 use support::workload::{Ledger, Mix, Workload, assert_all_there};
 use support::{eventually, figure, median};
 
@@ -203,7 +204,7 @@ fn what_cannot_be_is_refused_with_a_reason_within_its_time() {
     );
     refused(&["transfer", "9"], "n9 is not a voter");
     refused(
-        &["members", "add", "3", "0.0.0.0:7", &client],
+        &["members", "add", "--force", "3", "0.0.0.0:7", &client],
         "others have to reach it",
     );
     let wrong: [&[&str]; 5] = [
@@ -216,8 +217,25 @@ fn what_cannot_be_is_refused_with_a_reason_within_its_time() {
     for words in wrong {
         ends_with(&cluster, words, 2);
     }
-    // It is added, but nobody is there to catch up: the command ends, and says where it stands.
-    let words = ["--timeout", "2", "members", "add", "3", &peer, &client];
+    // Nobody is there, so it is not added.
+    let words = ["--timeout", "1", "members", "add", "3", &peer, &client];
+    let output = raft_client(&cluster, &words);
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert_ne!(output.status.code(), Some(0), "{said}");
+    let part = format!("node 3 does not answer at client address {client}");
+    assert!(said.contains(&part), "{said}");
+    // It is added all the same, but has to catch up: the command ends, and says where it stands.
+    let words = [
+        "--timeout",
+        "2",
+        "members",
+        "add",
+        "--force",
+        "3",
+        &peer,
+        &client,
+    ];
     let begin = Instant::now();
     let said = ends_with(&cluster, &words, 3);
     assert!(begin.elapsed() < Duration::from_secs(4));
@@ -262,5 +280,77 @@ fn members_of_the_log_outlive_a_restart_of_all() {
         assert!(leader >= 3);
         assert_eq!(voters(&cluster), [3, 4]);
     }
+    cluster.assert_no_panic();
+}
+
+#[test]
+fn a_wrong_client_address_is_refused_and_one_that_was_forced_does_not_keep_clients_from_the_leader()
+{
+    let mut cluster = TestCluster::prepare_with_spares(3, 1, &[]);
+    (0..4).for_each(|node| cluster.start(node));
+    cluster.wait_for_leader(SOON);
+    let ports = Ports::reserve(1);
+    let wrong = ports.addresses()[0].to_string();
+    let peer = cluster.peer(3).to_string();
+    let said = ends_with(&cluster, &["members", "add", "3", &peer, &wrong], 1);
+    assert!(said.contains(&wrong) && said.contains("--force"), "{said}");
+    let other = cluster.client(0).to_string();
+    let said = ends_with(&cluster, &["members", "add", "3", &peer, &other], 1);
+    assert!(said.contains("node 0 answers at client address"), "{said}");
+    assert_eq!(voters(&cluster), [0, 1, 2]);
+
+    done(&cluster, &["members", "add", "--force", "3", &peer, &wrong]);
+    done(&cluster, &["transfer", "3"]);
+    // All followers name the wrong address; the right one is among those that are given.
+    done(&cluster, &["update", "k", "v"]);
+    done(&cluster, &["transfer", "0"]);
+    done(&cluster, &["members", "remove", "3"]);
+    assert_eq!(voters(&cluster), [0, 1, 2]);
+    cluster.assert_no_panic();
+}
+
+#[test]
+fn a_node_that_was_removed_says_so_and_asks_for_no_votes_also_after_a_restart() {
+    let mut cluster = TestCluster::with_leader(3, &[]);
+    let leader = cluster.wait_for_leader(SOON);
+    let node = (leader + 1) % 3;
+    done(&cluster, &["update", "k", "v"]);
+    done(&cluster, &["members", "remove", &node.to_string()]);
+    let removed = |cluster: &TestCluster| {
+        let status = cluster.status(node)?;
+        (status.removed && status.snapshots_taken + status.snapshot_index > 0).then_some(status)
+    };
+    let before = eventually("it says that it is removed", SOON, || removed(&cluster));
+    assert!(cluster.log_contains(node, "removed from the cluster"));
+    eventually("its removal is in a snapshot", SOON, || {
+        (cluster.status(node)?.snapshot_index >= before.members_index).then_some(())
+    });
+    let until_then = cluster.output(node).len();
+    cluster.restart(node);
+    let after = eventually("it says so again", SOON, || removed(&cluster));
+    assert_eq!((&after.role[..], after.term), ("follower", before.term));
+    let printed = cluster.output(node)[until_then..].to_owned();
+    assert!(printed.contains("removed from the cluster"), "{printed}");
+    assert!(!printed.contains("election timeout"), "{printed}");
+
+    let file = cluster.directory().join("cluster.toml");
+    let status = Command::new(env!("CARGO_BIN_EXE_raft_client"))
+        .args(["--cluster", file.to_str().expect("a plain path"), "status"])
+        .output()
+        .expect("raft_client runs");
+    let shown = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.status.success(), "{shown}");
+    assert!(
+        !shown.contains(&cluster.client(node).to_string()),
+        "{shown}"
+    );
+    assert_eq!(
+        shown
+            .lines()
+            .filter(|line| !line.starts_with("node"))
+            .count(),
+        3,
+        "{shown}"
+    );
     cluster.assert_no_panic();
 }

@@ -106,6 +106,7 @@ impl Scenario<'_> {
             peer: self.cluster.peer(node),
             client: self.cluster.client(node),
             learner: false,
+            force: false,
         };
         let added = self.pursue(&goal, SOON);
         added.unwrap_or_else(|error| panic!("add {node}: {error}"));

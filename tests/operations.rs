@@ -255,6 +255,14 @@ fn the_command_line_scans_as_lines_bytes_or_json() {
     let (code, stdout, stderr) = run(&["scan", "--limit", "1"], b"");
     assert_eq!((code, &stdout[..]), (Some(0), "a\tx y\n"));
     assert_eq!(stderr, "there is more, from k on\n");
+    // What it prints for a batch, a batch reads.
+    let (code, printed, _) = run(&["scan", "--batch"], b"");
+    assert_eq!(code, Some(0));
+    for key in ["a", "k"] {
+        assert_eq!(run(&["remove", key], b""), done("success\n"));
+    }
+    assert_eq!(run(&["batch"], printed.as_bytes()), done("success\n"));
+    assert_eq!(run(&["scan"], b""), done(all));
     let json = |args: &[&str]| {
         let (code, stdout, _) = run(args, b"");
         assert_eq!(code, Some(0));
@@ -288,9 +296,9 @@ fn a_follower_reads_itself_what_it_is_asked_to_and_redirects_the_rest() {
     // It knows its leader now, and need not have applied the write: it asks how far to wait.
     let itself = ["--no-redirect", "get", "--follower", "k"];
     assert_eq!(run(&itself), done("success: v\n"));
-    let (code, stdout, _) = run(&["--no-redirect", "get", "k"]);
     let redirected = format!("not leader, redirected to: {}\n", cluster.client(leader));
-    assert_eq!((code, stdout), (Some(1), redirected));
+    let told = (Some(1), String::new(), redirected);
+    assert_eq!(run(&["--no-redirect", "get", "k"]), told);
 }
 
 #[test]
@@ -303,6 +311,8 @@ fn wrong_use_of_the_added_commands_exits_with_2() {
         &["scan", "a", "b"],
         &["scan", "--limit", "0"],
         &["scan", "--json", "--raw"],
+        &["scan", "--batch", "--raw"],
+        &["get", "--batch", "k"],
         &["get", "--limit", "1", "k"],
         &["put", "--absent", "k", "v"],
     ] {

@@ -1,11 +1,12 @@
 //! The command line, and the plan that it comes to.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use raftkv::config::{Cluster, Config};
+use raftkv::client::resolve;
+use raftkv::config::Config;
 use raftkv::limits::{CONNECTION_REQUESTS_MAX, SESSIONS_MAX};
 use raftkv::pb::OperationType;
 
@@ -36,13 +37,13 @@ const _: () = assert!(SLOTS_MAX <= CONNECTION_REQUESTS_MAX, "a node reads so man
     version,
     after_help = "\
 Examples:
-  raft_bench --connections 64 --seconds 10
-      writes in a closed loop to the default cluster
-  raft_bench --mix update=20,get=80 --distribution zipf --rate 5000 --svg run.svg
+  raft_bench --addr 127.0.0.1:4397 --connections 64 --seconds 10
+      writes in a closed loop to the cluster of that node
+  raft_bench --cluster cluster.toml --mix update=20,get=80 --distribution zipf --rate 5000 --svg run.svg
       5,000 operations a second, most of them on few keys, and a picture of them over time
-  raft_bench --rates 1000,2000,4000,8000 --arrivals poisson --seconds 5 --svg sweep.svg
+  raft_bench --cluster cluster.toml --rates 1000,2000,4000,8000 --arrivals poisson --seconds 5 --svg sweep.svg
       latency against load
-  raft_bench --op put --distribution unique --value-bytes 64-4096 --json run.json
+  raft_bench --cluster cluster.toml --op put --distribution unique --value-bytes 64-4096 --json run.json
       new keys with values of mixed sizes
 
 Results go to stdout, progress to stderr if that is a terminal.
@@ -50,7 +51,8 @@ Exit codes: 0 measured, 1 a result could not be written, 2 wrong usage, 3 the cl
 nothing. Operations that fail are counted by kind and end nothing: a run goes on through a change of leader."
 )]
 pub struct Cli {
-    /// A node's client address; may be given more than once. The leader among them is loaded
+    /// A node's client address; may be given more than once. The leader among them is loaded. One of
+    /// --addr and --cluster has to be given: the keys of the load are written to that cluster
     #[arg(long = "addr", value_name = "HOST:PORT")]
     addrs: Vec<String>,
     /// The cluster's TOML file, for the addresses in it
@@ -307,20 +309,27 @@ impl Cli {
         Ok((plan, loads, targets))
     }
 
+    /// The nodes of the cluster, which has to be named: a load overwrites keys.
     fn resolved(&self) -> Result<Vec<SocketAddr>, String> {
-        if self.addrs.is_empty() {
-            let cluster = match &self.cluster {
-                Some(path) => Config::read(path).map_err(|e| e.to_string())?.cluster,
-                None => Cluster::default(),
-            };
+        if let Some(path) = &self.cluster {
+            let cluster = Config::read(path).map_err(|e| e.to_string())?.cluster;
             return Ok(cluster.members().iter().map(|m| m.client).collect());
         }
-        let mut resolved = Vec::new();
-        for addr in &self.addrs {
-            let found = addr.to_socket_addrs();
-            resolved.extend(found.map_err(|e| format!("bad address `{addr}`: {e}"))?);
+        if self.addrs.is_empty() {
+            return Err(
+                "no cluster is named, and a load writes keys into it: give --addr \
+                        HOST:PORT or --cluster FILE"
+                    .to_owned(),
+            );
         }
-        Ok(resolved)
+        let (addrs, mut bad) = resolve(&self.addrs);
+        if addrs.is_empty() {
+            return Err(bad.swap_remove(0).to_string());
+        }
+        for error in bad {
+            eprintln!("warning: {error}; asking the other addresses");
+        }
+        Ok(addrs)
     }
 }
 
@@ -379,6 +388,10 @@ mod tests {
     use super::*;
 
     fn parse(words: &str) -> Result<(Plan, Loads, Targets), String> {
+        parse_all(&format!("--addr 127.0.0.1:1 {words}"))
+    }
+
+    fn parse_all(words: &str) -> Result<(Plan, Loads, Targets), String> {
         let words = std::iter::once("raft_bench").chain(words.split_whitespace());
         Cli::try_parse_from(words)
             .map_err(|e| e.to_string())?
@@ -441,11 +454,20 @@ mod tests {
             "--mix scan=1",
             "--value-bytes 9-1",
             "--keys 0",
-            "--addr nowhere",
-            "--addr 127.0.0.1:1 --cluster x",
+            "--cluster x",
             "stray",
         ] {
             assert!(parse(words).is_err(), "{words}");
         }
+        assert!(parse_all("--addr nowhere").is_err());
+    }
+
+    #[test]
+    fn no_cluster_is_loaded_that_was_not_named() {
+        let error = parse_all("--op get").map(drop).unwrap_err();
+        assert!(
+            error.contains("--addr") && error.contains("--cluster"),
+            "{error}"
+        );
     }
 }

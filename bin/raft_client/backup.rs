@@ -1,14 +1,16 @@
 //! `backup` and `restore`: a snapshot of a running cluster in a file, and back.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, BufWriter, IsTerminal as _, Write as _};
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal as _, Read, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use raftkv::client::backup::{self, BackupError, Progress};
 use raftkv::kv::SnapshotInfo;
+use sha2::{Digest as _, Sha256};
+
+use crate::draft::{Draft, named};
 
 /// How often progress is shown where it is not a terminal that it overwrites.
 const EVERY: Duration = Duration::from_secs(1);
@@ -36,30 +38,48 @@ pub struct Backup {
     pub file: PathBuf,
 }
 
+/// What a backup is, and the SHA-256 of its file: what `sha256sum` prints of it.
+struct Content {
+    info: SnapshotInfo,
+    sha256: Sha256,
+}
+
+impl Content {
+    fn line(self) -> String {
+        let SnapshotInfo {
+            last,
+            keys,
+            data_bytes,
+            total_bytes,
+            ..
+        } = self.info;
+        let sha256 = self.sha256.finalize();
+        let sha256: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!(
+            "success: index={} term={} keys={keys} data_bytes={data_bytes} \
+             file_bytes={total_bytes} sha256={sha256}",
+            last.index, last.term
+        )
+    }
+}
+
 impl Backup {
+    /// Whether the bytes of the backup go to stdout, so that nothing else may.
+    pub fn is_to_stdout(&self) -> bool {
+        matches!(self.task, Task::Fetch { .. }) && self.file.as_os_str() == "-"
+    }
+
     /// Does it; what to print on success.
     pub fn run(&self, addrs: &[SocketAddr], patience: Duration) -> Result<String, BackupError> {
         let mut shown = Shown::new();
         let done = match self.task {
+            Task::Fetch { .. } if self.is_to_stdout() => to_stdout(addrs, patience, &mut shown),
             Task::Fetch { force } => self.fetch(addrs, patience, force, &mut shown),
             Task::Verify => self.verify(&mut shown),
             Task::Restore { force } => self.restore(addrs, patience, force, &mut shown),
         };
         shown.end();
-        done.map(|info| {
-            let SnapshotInfo {
-                last,
-                keys,
-                data_bytes,
-                total_bytes,
-                checksum,
-            } = info;
-            format!(
-                "success: index={} term={} keys={keys} data_bytes={data_bytes} \
-                 file_bytes={total_bytes} crc32={checksum:08x}",
-                last.index, last.term
-            )
-        })
+        done.map(Content::line)
     }
 
     fn fetch(
@@ -68,50 +88,21 @@ impl Backup {
         patience: Duration,
         force: bool,
         shown: &mut Shown,
-    ) -> Result<SnapshotInfo, BackupError> {
-        if !force && self.file.exists() {
-            return Err(BackupError::Refused(format!(
-                "{} exists; give another name, or --force to replace it",
-                self.file.display()
-            )));
-        }
-        let mut draft = OsString::from(&self.file);
-        draft.push(".part");
-        let draft = PathBuf::from(draft);
-        let fetched = self.fetch_into(&draft, addrs, patience, shown);
-        if fetched.is_err() {
-            // It is no backup. That it cannot be removed changes nothing: it is not named so.
-            let _ = fs::remove_file(&draft);
-        }
-        fetched
+    ) -> Result<Content, BackupError> {
+        let draft = Draft::create(&self.file, force)?;
+        let content = fetch_into(draft.file(), addrs, patience, shown)?;
+        draft.finish()?;
+        Ok(content)
     }
 
-    fn fetch_into(
-        &self,
-        draft: &Path,
-        addrs: &[SocketAddr],
-        patience: Duration,
-        shown: &mut Shown,
-    ) -> Result<SnapshotInfo, BackupError> {
-        let file = File::create(draft).map_err(|e| named(draft, &e))?;
-        let mut to = BufWriter::with_capacity(BUFFER_BYTES, file);
-        let info = backup::fetch(addrs, patience, &mut to, |progress| shown.show(progress))?;
-        let file = to.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
-        fs::rename(draft, &self.file).map_err(|e| named(&self.file, &e))?;
-        let directory = match self.file.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        File::open(directory)?.sync_all()?;
-        Ok(info)
-    }
-
-    fn verify(&self, shown: &mut Shown) -> Result<SnapshotInfo, BackupError> {
-        let mut file = self.open()?;
+    fn verify(&self, shown: &mut Shown) -> Result<Content, BackupError> {
+        let file = self.open()?;
         let total = file.metadata()?.len();
-        backup::verify(&mut file, |read| shown.show(Progress::Bytes(read, total)))
-            .map_err(|error| self.in_file(error))
+        let mut file = Hashing::new(file);
+        let info = backup::verify(&mut file, |read| shown.show(Progress::Bytes(read, total)))
+            .map_err(|error| self.in_file(error))?;
+        let sha256 = file.sha256;
+        Ok(Content { info, sha256 })
     }
 
     fn restore(
@@ -120,13 +111,13 @@ impl Backup {
         timeout: Duration,
         force: bool,
         shown: &mut Shown,
-    ) -> Result<SnapshotInfo, BackupError> {
+    ) -> Result<Content, BackupError> {
         // All of it first: nothing is written of a file that turns out to be damaged.
-        let info = self.verify(shown)?;
+        let content = self.verify(shown)?;
         let mut file = self.open()?;
-        let from = (&mut file, info.keys);
+        let from = (&mut file, content.info.keys);
         backup::restore(addrs, timeout, force, from, |progress| shown.show(progress))?;
-        Ok(info)
+        Ok(content)
     }
 
     fn open(&self) -> Result<File, BackupError> {
@@ -143,9 +134,63 @@ impl Backup {
     }
 }
 
-fn named(path: &Path, error: &io::Error) -> BackupError {
-    let text = format!("{}: {error}", path.display());
-    BackupError::File(io::Error::new(error.kind(), text))
+fn to_stdout(
+    addrs: &[SocketAddr],
+    patience: Duration,
+    shown: &mut Shown,
+) -> Result<Content, BackupError> {
+    let stdout = io::stdout();
+    if stdout.is_terminal() {
+        let reason = "a backup is not text: send it to a file or a pipe, not to a terminal";
+        return Err(BackupError::Refused(reason.to_owned()));
+    }
+    fetch_into(stdout.lock(), addrs, patience, shown)
+}
+
+fn fetch_into(
+    to: impl Write,
+    addrs: &[SocketAddr],
+    patience: Duration,
+    shown: &mut Shown,
+) -> Result<Content, BackupError> {
+    let mut to = Hashing::new(BufWriter::with_capacity(BUFFER_BYTES, to));
+    let info = backup::fetch(addrs, patience, &mut to, |progress| shown.show(progress))?;
+    to.flush()?;
+    let sha256 = to.sha256;
+    Ok(Content { info, sha256 })
+}
+
+/// Hashes what goes through.
+struct Hashing<T> {
+    inner: T,
+    sha256: Sha256,
+}
+
+impl<T> Hashing<T> {
+    fn new(inner: T) -> Hashing<T> {
+        let sha256 = Sha256::new();
+        Hashing { inner, sha256 }
+    }
+}
+
+impl<T: Write> Write for Hashing<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.sha256.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<T: Read> Read for Hashing<T> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(bytes)?;
+        self.sha256.update(&bytes[..read]);
+        Ok(read)
+    }
 }
 
 /// Shows progress on stderr: in one line of a terminal, else now and then.

@@ -14,7 +14,7 @@ const EVERY: Duration = Duration::from_secs(1);
 pub const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What the words behind `members` ask for; `None` if they are wrong.
-pub fn goal(words: &[&str], learner: bool) -> Option<Goal> {
+pub fn goal(words: &[&str], learner: bool, force: bool) -> Option<Goal> {
     let id = |word: &str| word.parse::<u64>().ok();
     let addr = |word: &str| word.parse::<SocketAddr>().ok();
     let goal = match *words {
@@ -23,6 +23,7 @@ pub fn goal(words: &[&str], learner: bool) -> Option<Goal> {
             peer: addr(peer)?,
             client: addr(client)?,
             learner,
+            force,
         },
         ["promote", n] => Goal::Promote(id(n)?),
         ["demote", n] => Goal::Demote(id(n)?),
@@ -37,10 +38,16 @@ pub fn goal(words: &[&str], learner: bool) -> Option<Goal> {
             id: id(n)?,
             peer: addr(peer)?,
             client: addr(client)?,
+            force,
         },
         _ => return None,
     };
-    (!learner || matches!(goal, Goal::Add { .. })).then_some(goal)
+    let fits = match goal {
+        Goal::Add { .. } => true,
+        Goal::Replace { .. } => !learner,
+        _ => !learner && !force,
+    };
+    fits.then_some(goal)
 }
 
 /// Whether it takes as long as a node needs to catch up.

@@ -11,6 +11,8 @@ use serde::Serialize;
 pub enum Form {
     /// A line an entry, key and value apart by a tab, both made printable.
     Lines,
+    /// A line an entry that `batch` reads as an update.
+    Batch,
     /// The bytes of the key, a line end, the bytes of the value, a line end.
     Raw,
     /// One object for all.
@@ -82,6 +84,10 @@ impl Form {
                 let line = format!("{}\t{}\n", printable(key), printable(value));
                 out.extend_from_slice(line.as_bytes());
             }
+            Form::Batch => {
+                let line = format!("update {} {}\n", quoted(key), quoted(value));
+                out.extend_from_slice(line.as_bytes());
+            }
             Form::Raw => {
                 for bytes in [key, value] {
                     out.extend_from_slice(bytes);
@@ -142,33 +148,74 @@ impl Serialize for Text {
     }
 }
 
-/// On one line, without tabs: what is not printable, and the backslash, as in a string of
-/// Rust, bytes that are not UTF-8 as `\xNN`.
+/// The bytes on one line, without tabs, in the escapes that `batch` reads: control characters,
+/// the backslash, and bytes that are not UTF-8.
 pub fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
+    let escape = |text: &mut String, bytes: &[u8]| {
+        for byte in bytes {
+            match byte {
+                b'\n' => text.push_str("\\n"),
+                b'\r' => text.push_str("\\r"),
+                b'\t' => text.push_str("\\t"),
+                b'\\' => text.push_str("\\\\"),
+                byte => write!(text, "\\x{byte:02x}").expect("writing to a string"),
+            }
+        }
+    };
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
             if c.is_control() || c == '\\' {
-                text.extend(c.escape_default());
+                escape(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes());
             } else {
                 text.push(c);
             }
         }
-        for byte in chunk.invalid() {
-            write!(text, "\\x{byte:02x}").expect("writing to a string");
-        }
+        escape(&mut text, chunk.invalid());
     }
     text
 }
 
+/// One word of a line of `batch`.
+fn quoted(bytes: &[u8]) -> String {
+    format!("\"{}\"", printable(bytes).replace('"', "\\\""))
+}
+
 #[cfg(test)]
 mod tests {
+    use raftkv::client::WriteOp;
+
     use super::*;
+    use crate::batch;
 
     #[test]
     fn an_entry_is_one_line_whatever_its_bytes() {
         assert_eq!(printable("grün \"x\"".as_bytes()), "grün \"x\"");
         assert_eq!(printable(b"a\tb\nc\\d"), "a\\tb\\nc\\\\d");
-        assert_eq!(printable(b"\xff\x00"), "\\xff\\u{0}");
+        assert_eq!(printable(b"\xff\x00"), "\\xff\\x00");
+        assert_eq!(printable("\u{85}".as_bytes()), "\\xc2\\x85");
+    }
+
+    #[test]
+    fn what_is_printed_for_a_batch_is_read_back_as_it_was() {
+        let all: Vec<u8> = (0..=255).collect();
+        let words: [&[u8]; 6] = [
+            b"plain",
+            b"",
+            b" two words ",
+            b"\"quoted\" \\ \n\r\t\0",
+            "grün \u{85}\u{2028}".as_bytes(),
+            &all,
+        ];
+        let (mut lines, mut expected) = (Vec::new(), Vec::new());
+        for word in words.into_iter().map(Bytes::copy_from_slice) {
+            Form::Batch.entry(&mut lines, &word, &word, false);
+            expected.push(WriteOp::Update {
+                key: word.clone(),
+                value: word,
+            });
+        }
+        assert_eq!(lines.iter().filter(|byte| **byte == b'\n').count(), 6);
+        assert_eq!(batch::read(&lines[..]), Ok(expected));
     }
 }

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use raftkv::client::NodeStatus;
+use raftkv::client::{NodeStatus, status_of};
 use raftkv::config::Member;
 use raftkv::pb::{PeerStatus, StatusResponse};
 use serde::Serialize;
@@ -41,7 +42,7 @@ struct Said {
     sessions: Option<u64>,
     syncs: Option<u64>,
     /// How long the last write took to become durable, or how long one that is not has been
-    /// waiting.
+    /// waiting; 0 if nothing was written lately.
     disk_us: Option<u64>,
     /// How late timers were at most in the last ten to twenty seconds.
     tick_late_max_us: Option<u64>,
@@ -68,6 +69,10 @@ struct Said {
     uptime_ms: Option<u64>,
     /// Hexadecimal: JSON numbers are not exact above 2^53.
     incarnation: Option<String>,
+    /// Takes part in elections; not while it catches up without its former data directory.
+    may_vote: Option<bool>,
+    /// It was a member, and is none any more.
+    removed: Option<bool>,
     version: Option<String>,
     peers: Vec<Peer>,
 }
@@ -87,41 +92,62 @@ struct Peer {
 }
 
 impl Row {
-    pub fn is_reachable(&self) -> bool {
-        self.reachable
+    /// How it answered, for a sentence about it.
+    fn answer(&self) -> String {
+        match &self.error {
+            Some(error) => format!("its client address {} fails: {error}", self.addr),
+            None => format!("says at {} that it does not", self.addr),
+        }
     }
 }
 
-/// Where members are that were not asked: who has joined since the addresses were written
-/// down. Whoever leads knows best.
-pub fn other_members(asked: &[NodeStatus]) -> Vec<SocketAddr> {
+/// The client addresses of the members and their ids, by the word of the leader, else of
+/// whoever has the newest.
+pub fn members_of(asked: &[NodeStatus]) -> Vec<(SocketAddr, u64)> {
     let said = asked.iter().filter_map(|node| node.status.as_ref().ok());
     let newest = said.max_by_key(|said| (said.role == "leader", said.term, said.members_index));
     let members = newest.iter().flat_map(|said| &said.members);
-    let at = members.filter_map(|member| member.client.parse().ok());
-    at.filter(|addr| asked.iter().all(|node| node.addr != *addr))
-        .collect()
+    let at = members.filter_map(|member| Some((member.client.parse().ok()?, member.id)));
+    at.collect()
 }
 
-/// What the nodes said; `members` give an id to those that said nothing.
-pub fn rows(asked: Vec<NodeStatus>, members: &[Member]) -> Vec<Row> {
+/// Asks for the status of all nodes: those at `addrs` and those that have joined since these
+/// were written down.
+///
+/// Where the addresses come from the file of the `first` members, members that were removed
+/// since are left out, by the word of the leader.
+pub fn ask(addrs: &[SocketAddr], first: Option<&[Member]>, timeout: Duration) -> Vec<Row> {
+    let mut asked = status_of(addrs, timeout);
+    let members = members_of(&asked);
+    let others = members.iter().map(|(addr, _)| *addr);
+    let others: Vec<SocketAddr> = others.filter(|addr| !addrs.contains(addr)).collect();
+    asked.extend(status_of(&others, timeout));
+    if first.is_some() && leader_of(&asked).is_some() {
+        let members = members_of(&asked);
+        asked.retain(|node| members.iter().any(|(addr, _)| *addr == node.addr));
+    }
+    let first = first.unwrap_or_default().iter();
+    let known = members.into_iter();
+    let known = known.chain(first.map(|member| (member.client, member.id.0)));
+    rows(asked, &known.collect::<Vec<_>>())
+}
+
+fn leader_of(asked: &[NodeStatus]) -> Option<&StatusResponse> {
+    let said = asked.iter().filter_map(|node| node.status.as_ref().ok());
+    let leaders = said.filter(|said| said.role == "leader");
+    leaders.max_by_key(|said| said.term)
+}
+
+/// What the nodes said; `known` gives an id to those that said nothing.
+fn rows(asked: Vec<NodeStatus>, known: &[(SocketAddr, u64)]) -> Vec<Row> {
     let answers = asked.iter().filter_map(|node| node.status.as_ref().ok());
     let commit_index = answers.map(|said| said.commit_index).max().unwrap_or(0);
-    let leader = asked
-        .iter()
-        .filter_map(|node| node.status.as_ref().ok())
-        .filter(|said| said.role == "leader")
-        .max_by_key(|said| said.term)
-        .cloned();
+    let leader = leader_of(&asked).cloned();
     let row = |node: NodeStatus| {
-        let member = members.iter().find(|member| member.client == node.addr);
+        let member = known.iter().find(|(addr, _)| *addr == node.addr);
         let (id, mut said, error) = match node.status {
             Ok(said) => (Some(said.id), Said::new(said, commit_index), None),
-            Err(error) => (
-                member.map(|member| member.id.0),
-                Said::default(),
-                Some(error),
-            ),
+            Err(error) => (member.map(|(_, id)| *id), Said::default(), Some(error)),
         };
         if let (Some(id), Some(leader)) = (id, &leader) {
             said.add_view_of(leader, id);
@@ -135,6 +161,36 @@ pub fn rows(asked: Vec<NodeStatus>, members: &[Member]) -> Vec<Row> {
         }
     };
     asked.into_iter().map(row).collect()
+}
+
+/// Says that there is no leader, and what is known of why; `None` if one answers.
+pub fn no_leader(rows: &[Row]) -> Option<String> {
+    if rows
+        .iter()
+        .any(|row| row.said.role.as_deref() == Some("leader"))
+    {
+        return None;
+    }
+    let members = rows.iter().filter(|row| row.said.removed != Some(true));
+    let nodes = members.clone().count();
+    let answering = members.filter(|row| row.reachable).count();
+    let named = rows
+        .iter()
+        .filter_map(|row| Some((row.said.term?, row.said.leader?)));
+    let reason = match named.max() {
+        Some((_, id)) => match rows.iter().find(|row| row.id == Some(id)) {
+            Some(row) => format!(
+                "node {id} leads by the word of others, and {}",
+                row.answer()
+            ),
+            None => format!("node {id} leads by the word of others, its address is not known"),
+        },
+        None if 2 * answering <= nodes => "a majority is needed".to_owned(),
+        None => "an election is under way, or the peer ports do not reach each other".to_owned(),
+    };
+    Some(format!(
+        "no leader: {answering} of {nodes} nodes answer; {reason}"
+    ))
 }
 
 impl Said {
@@ -173,6 +229,8 @@ impl Said {
                 .filter(|_| said.differs_index > 0),
             uptime_ms: Some(said.uptime_ms),
             incarnation: Some(format!("{:016x}", said.incarnation)),
+            may_vote: Some(said.may_vote),
+            removed: Some(said.removed),
             version: Some(said.version),
             peers: said.peers.into_iter().map(Peer::new).collect(),
         }
@@ -202,6 +260,9 @@ fn complaints(row: &Row) -> Vec<String> {
     let ms = |us: u64| us / 1000;
     let over = |value: Option<u64>, limit| value.filter(|value| *value >= limit);
     let mut found = Vec::new();
+    if said.removed == Some(true) {
+        found.push("removed, it is not a member of the cluster any more: stop it".to_owned());
+    }
     if said.disk_full == Some(true) {
         found.push("no space left on its disk: it takes no writes but removes".to_owned());
     }
@@ -337,7 +398,10 @@ fn cells(row: &Row) -> Vec<String> {
     vec![
         cell(row.id),
         row.addr.to_string(),
-        cell(said.role.as_deref()),
+        match said.removed {
+            Some(true) => "removed".to_owned(),
+            _ => cell(said.role.as_deref()),
+        },
         cell(said.term),
         cell(said.leader),
         cell(said.commit_index),
@@ -347,7 +411,7 @@ fn cells(row: &Row) -> Vec<String> {
         cell(said.lag),
         cell(said.log_bytes),
         cell(said.keys),
-        millis(said.disk_us),
+        millis(said.disk_us.filter(|us| *us > 0)),
         millis(said.tick_late_max_us),
         millis(said.round_trip_us),
         said.uptime_ms

@@ -1,6 +1,6 @@
 //! [`Client`]: finds the leader, repeats what may be repeated, ends in time.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::client::protocol::{
     Answer, Identity, Operation, Page, Range, Reply, decode_answer, encode_follower_read,
     encode_operation,
 };
-use crate::client::{Attempt, ClientError, NodeStatus, Outcome, status_of};
+use crate::client::{Attempt, ClientError, NodeStatus, Outcome, resolve, status_of};
 use crate::kv::WriteOp;
 use crate::mem::Buffer;
 
@@ -112,6 +112,8 @@ struct Call {
     redirects: u32,
     /// Tries since the last pause.
     tries: usize,
+    /// Addresses that failed since the last pause: redirects to them are not followed.
+    failed: Vec<SocketAddr>,
     pause: Duration,
 }
 
@@ -121,27 +123,16 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`ClientError::BadAddress`]. A host name is resolved here, by the system, in the
-    /// time that takes.
+    /// [`ClientError::BadAddress`] if none of them resolves; one among others is left out. A host
+    /// name is resolved here, by the system, in the time that takes. See [`resolve`].
     pub fn connect<A: AsRef<str>>(
         addrs: &[A],
         options: ClientOptions,
     ) -> Result<Client, ClientError> {
-        let mut resolved = Vec::new();
-        for addr in addrs {
-            let addr = addr.as_ref();
-            let bad = |reason: String| ClientError::BadAddress {
-                addr: addr.into(),
-                reason,
-            };
-            let found = addr.to_socket_addrs().map_err(|e| bad(e.to_string()))?;
-            let before = resolved.len();
-            resolved.extend(found);
-            if resolved.len() == before {
-                return Err(bad("the name has no address".into()));
-            }
+        match resolve(addrs) {
+            (none, mut bad) if none.is_empty() && !bad.is_empty() => Err(bad.swap_remove(0)),
+            (resolved, _) => Client::at(resolved, options),
         }
-        Client::at(resolved, options)
     }
 
     /// As [`Client::connect`], with addresses that need no resolving.
@@ -471,6 +462,7 @@ impl Client {
             Err(Failure { sent, reason }) => {
                 self.connection = None;
                 call.uncertain |= sent && request.operation.is_write();
+                call.failed.push(target);
                 self.try_elsewhere(call, target, reason);
                 return None;
             }
@@ -488,7 +480,12 @@ impl Client {
                 if let Some(hook) = &mut self.on_redirect {
                     hook(leader);
                 }
-                call.note(target, format!("redirected to {leader}"));
+                let reason = format!("redirected to {leader}");
+                if call.failed.contains(&leader) {
+                    self.try_elsewhere(call, target, reason);
+                    return None;
+                }
+                call.note(target, reason);
                 self.leader = Some(leader);
                 call.redirects += 1;
                 if call.redirects > REDIRECTS_AT_ONCE {
@@ -564,6 +561,7 @@ impl Call {
             uncertain,
             redirects: 0,
             tries: 0,
+            failed: Vec::new(),
             pause: PAUSE_MIN,
         }
     }
@@ -589,6 +587,7 @@ impl Call {
         thread::sleep(self.pause.min(left));
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         self.tries = 0;
+        self.failed.clear();
     }
 
     /// A refusal that says "nothing was done" speaks for this try, not for an earlier

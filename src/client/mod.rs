@@ -34,6 +34,7 @@ mod error;
 mod operator;
 pub mod protocol;
 pub mod request;
+mod resolve;
 mod status;
 
 pub use crate::kv::WriteOp;
@@ -41,4 +42,5 @@ pub use blocking::{Client, ClientOptions};
 pub use error::{Attempt, ClientError};
 pub use operator::{Goal, OperatorError, pursue};
 pub use protocol::{Outcome, Page, Range};
+pub use resolve::resolve;
 pub use status::{NodeStatus, status_of};

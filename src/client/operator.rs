@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use prost::Message as _;
 
 use crate::client::connection::{Connection, describe};
-use crate::client::status_of;
+use crate::client::{NodeStatus, status_of};
 use crate::limits::CAUGHT_UP_ENTRIES;
 use crate::mem::Buffer;
 use crate::net::envelope::encode_call;
@@ -42,6 +42,8 @@ pub enum Goal {
         client: SocketAddr,
         /// Whether it stays without a vote.
         learner: bool,
+        /// Whether it is added though it does not answer at `client`.
+        force: bool,
     },
     /// A learner is a voter.
     Promote(u64),
@@ -59,6 +61,8 @@ pub enum Goal {
         peer: SocketAddr,
         /// Where it listens for clients.
         client: SocketAddr,
+        /// Whether it is added though it does not answer at `client`.
+        force: bool,
     },
     /// A member is reached at other addresses.
     Move {
@@ -101,6 +105,7 @@ pub fn pursue(
         known: addrs.to_vec(),
         deadline,
         begun: false,
+        looks_until: None,
     };
     loop {
         let waiting_for = match pursuit.step(goal)? {
@@ -128,6 +133,8 @@ struct Pursuit {
     /// Whether something was asked for already: then what looks like nothing to do is the
     /// success of it.
     begun: bool,
+    /// Until when the node to be added may begin to answer at its client address.
+    looks_until: Option<Instant>,
 }
 
 impl Pursuit {
@@ -136,10 +143,11 @@ impl Pursuit {
     }
 
     /// The leader, and where it listens: of those who say that they lead, the one of the
-    /// latest term.
-    fn leader(&mut self) -> Option<(SocketAddr, StatusResponse)> {
-        let said = status_of(&self.known, LOOK.min(self.left()));
-        let said = said
+    /// latest term. Otherwise the reason why there is none.
+    fn leader(&mut self) -> Result<(SocketAddr, StatusResponse), String> {
+        let asked = status_of(&self.known, LOOK.min(self.left()));
+        let missing = why_no_leader(&asked);
+        let said = asked
             .into_iter()
             .filter_map(|node| Some((node.addr, node.status.ok()?)));
         let said: Vec<(SocketAddr, StatusResponse)> = said.collect();
@@ -151,12 +159,13 @@ impl Pursuit {
             }
         }
         let leaders = said.into_iter().filter(|(_, said)| said.role == "leader");
-        leaders.max_by_key(|(_, said)| said.term)
+        leaders.max_by_key(|(_, said)| said.term).ok_or(missing)
     }
 
     fn step(&mut self, goal: &Goal) -> Result<Step, OperatorError> {
-        let Some((addr, leader)) = self.leader() else {
-            return Ok(Step::Waits("no leader is known".to_owned()));
+        let (addr, leader) = match self.leader() {
+            Ok(found) => found,
+            Err(why) => return Ok(Step::Waits(why)),
         };
         if let Goal::Lead(id) = goal {
             return self.step_to_lead(addr, &leader, *id);
@@ -173,6 +182,11 @@ impl Pursuit {
             Missing::CatchUp(what) => return Ok(Step::Waits(what)),
             Missing::Changes(changes) => changes,
         };
+        if adds_a_member(&changes)
+            && let Some(wait) = self.look_at_client_address(goal)?
+        {
+            return Ok(wait);
+        }
         let request = ChangeMembersRequest { changes };
         self.ask(addr, CHANGE_MEMBERS, &request)
     }
@@ -190,11 +204,15 @@ impl Pursuit {
                 peer,
                 client,
                 learner,
+                ..
             } => match member(id) {
                 None => Ok(add(id, peer, client)),
                 Some(known) if !lives_at(known, peer, client) => refused(format!(
                     "n{id} is a member already, at {} and {}",
                     known.peer, known.client
+                )),
+                Some(_) if learner && votes(id) => refused(format!(
+                    "n{id} is a voter already; `members demote {id}` makes it a learner"
                 )),
                 Some(_) if learner || votes(id) => Ok(Missing::Nothing),
                 Some(_) => Ok(promote(leader, id, None)),
@@ -220,6 +238,7 @@ impl Pursuit {
                 id,
                 peer,
                 client,
+                ..
             } => match (member(old), member(id)) {
                 (None, Some(known)) if lives_at(known, peer, client) && votes(id) => {
                     Ok(Missing::Nothing)
@@ -235,6 +254,50 @@ impl Pursuit {
             },
             Goal::Lead(_) => unreachable!("not a change of the members"),
         }
+    }
+
+    /// Asks the node to be added for its id, at the client address that the cluster would give
+    /// to clients once that node leads. `None` if it is the one.
+    ///
+    /// A node that has just been started may need a moment; another id is refused at once.
+    fn look_at_client_address(&mut self, goal: &Goal) -> Result<Option<Step>, OperatorError> {
+        let (id, client) = match *goal {
+            Goal::Add {
+                id,
+                client,
+                force: false,
+                ..
+            }
+            | Goal::Replace {
+                id,
+                client,
+                force: false,
+                ..
+            } => (id, client),
+            _ => return Ok(None),
+        };
+        let answers = status_of(&[client], LOOK.min(self.left()));
+        let why = match answers.into_iter().next().map(|node| node.status) {
+            Some(Ok(said)) if said.id == id => return Ok(None),
+            Some(Ok(said)) => {
+                return Err(OperatorError::Refused(format!(
+                    "node {} answers at client address {client}, not node {id}; give the client \
+                     address of node {id}, or --force to add it unchecked",
+                    said.id
+                )));
+            }
+            Some(Err(why)) => why,
+            None => String::new(),
+        };
+        let until = *self.looks_until.get_or_insert_with(|| Instant::now() + ASK);
+        if Instant::now() + PAUSE < until.min(self.deadline) {
+            let wait = format!("node {id} does not answer at client address {client}: {why}");
+            return Ok(Some(Step::Waits(wait)));
+        }
+        Err(OperatorError::Refused(format!(
+            "node {id} does not answer at client address {client}: {why}; start it with --join, \
+             correct the address, or add it unchecked with --force"
+        )))
     }
 
     fn step_to_lead(
@@ -293,6 +356,44 @@ enum Missing {
     /// This has to be waited for.
     CatchUp(String),
     Changes(Vec<MemberChange>),
+}
+
+fn adds_a_member(changes: &[MemberChange]) -> bool {
+    changes
+        .iter()
+        .any(|change| change.kind == i32::from(Kind::AddLearner))
+}
+
+/// The reason why none of these nodes leads, in the words of an operator: a leader that they
+/// name and that cannot be asked, else those that do not answer.
+fn why_no_leader(asked: &[NodeStatus]) -> String {
+    let said = asked.iter().filter_map(|node| node.status.as_ref().ok());
+    let named = said
+        .filter_map(|said| {
+            let leader = u64::try_from(said.leader).ok()?;
+            let member = said.members.iter().find(|member| member.id == leader)?;
+            Some((said.term, leader, &member.client))
+        })
+        .max_by_key(|(term, ..)| *term);
+    if let Some((_, leader, client)) = named {
+        let found = asked.iter().find(|node| node.addr.to_string() == *client);
+        let why = match found.map(|node| &node.status) {
+            Some(Err(why)) => why.as_str(),
+            // Known from now on, or another node is there.
+            _ => return format!("node {leader} leads, client address {client}"),
+        };
+        return format!(
+            "node {leader} leads, but its client address {client} fails: {why}; give the address \
+             where it listens with --addr, or stop it so that another node leads"
+        );
+    }
+    let mut text = "no leader is known".to_owned();
+    for node in asked {
+        if let Err(why) = &node.status {
+            text += &format!("; {}: {why}", node.addr);
+        }
+    }
+    text
 }
 
 fn is_settled(member: &MemberStatus) -> bool {

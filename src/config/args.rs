@@ -110,7 +110,7 @@ const NOBODY_TO_REJOIN: &str = "--rejoin: the cluster has no other first member 
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct LogArgs {
     /// Levels: a default and exceptions, as in `info,Raft=debug`
-    #[arg(long = "log-level", value_name = "LEVEL", default_value = "debug")]
+    #[arg(long = "log-level", value_name = "LEVEL", default_value = "info")]
     pub levels: String,
     /// File with levels in the same words, read at start and again on SIGHUP
     #[arg(long = "log-level-file", value_name = "FILE")]
@@ -129,7 +129,8 @@ pub struct LogArgs {
                 %v message, %P thread, %p pid, %% percent [default: \"[%n][%t][%l] %v\"]"
     )]
     pub pattern: Option<String>,
-    /// When the file is rotated and how many old ones stay: `size=10M,age=day,keep=7`
+    /// When the file is rotated and how many old ones stay: `size=10M,age=day,keep=7`. Lines then go to
+    /// NAME_rCURRENT.EXT; closed files are NAME_r00000.EXT, NAME_r00001.EXT, …
     #[arg(long = "log-rotate", value_name = "RULES", requires = "file")]
     pub rotate: Option<String>,
     /// Write each line before going on, instead of leaving it to a thread
@@ -354,7 +355,7 @@ mod tests {
         assert_eq!(args.cluster, Cluster::default());
         assert_eq!(args.tuning, Tuning::default());
         assert_eq!(args.data_dir, PathBuf::from("."));
-        assert_eq!(args.log.levels, "debug");
+        assert_eq!(args.log.levels, "info");
     }
 
     #[test]

@@ -19,10 +19,10 @@ pub struct Levels {
 }
 
 impl Default for Levels {
-    /// `debug` for all, as the original.
+    /// `info` for all. The original writes its lines as `debug`.
     fn default() -> Levels {
         Levels {
-            default: LevelFilter::Debug,
+            default: LevelFilter::Info,
             modules: Vec::new(),
         }
     }
@@ -49,7 +49,7 @@ impl Levels {
 impl FromStr for Levels {
     type Err = LogError;
 
-    /// Parts in any order, separated by commas: one `LEVEL` for the default (`debug`
+    /// Parts in any order, separated by commas: one `LEVEL` for the default (`info`
     /// if there is none), `NAME=LEVEL` for the rest.
     fn from_str(text: &str) -> Result<Levels, LogError> {
         let wrong = |reason: String| LogError::Syntax {
@@ -156,7 +156,7 @@ mod tests {
         for text in ["off", "info,Raft=debug", "trace,RaftRpc=off,Raft=error"] {
             assert_eq!(levels(text).to_string(), text);
         }
-        assert_eq!(levels("Raft=INFO").to_string(), "debug,Raft=info");
+        assert_eq!(levels("Raft=DEBUG").to_string(), "info,Raft=debug");
     }
 
     #[test]

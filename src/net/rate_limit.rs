@@ -3,12 +3,13 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-const WINDOW: Duration = Duration::from_secs(1);
+const SECOND: Duration = Duration::from_secs(1);
 
-/// Admits so many lines a second for each reason.
+/// Admits so many lines in a window of time for each reason.
 #[derive(Debug)]
 pub struct RateLimit {
-    lines_per_second: u32,
+    window: Duration,
+    lines: u32,
     // Reasons are literals in the code, so there are few.
     windows: Vec<(&'static str, Window)>,
 }
@@ -34,11 +35,18 @@ impl fmt::Display for Dropped {
 }
 
 impl RateLimit {
-    /// A limit for each reason on its own.
+    /// A limit of lines a second, for each reason on its own.
     #[must_use]
     pub fn new(lines_per_second: u32) -> RateLimit {
+        RateLimit::within(SECOND, lines_per_second)
+    }
+
+    /// A limit of lines in each `window`, for each reason on its own.
+    #[must_use]
+    pub fn within(window: Duration, lines: u32) -> RateLimit {
         RateLimit {
-            lines_per_second,
+            window,
+            lines,
             windows: Vec::new(),
         }
     }
@@ -59,11 +67,11 @@ impl RateLimit {
             }
         };
         let window = &mut self.windows[at].1;
-        if now.saturating_duration_since(window.start) >= WINDOW {
+        if now.saturating_duration_since(window.start) >= self.window {
             window.start = now;
             window.admitted = 0;
         }
-        if window.admitted >= self.lines_per_second {
+        if window.admitted >= self.lines {
             window.dropped += 1;
             return None;
         }
@@ -86,7 +94,7 @@ mod tests {
             assert_eq!(limit.admit("magic", start), None);
         }
         assert_eq!(limit.admit("length", start), Some(Dropped(0)));
-        let later = start + WINDOW;
+        let later = start + SECOND;
         assert_eq!(limit.admit("magic", later), Some(Dropped(5)));
         assert_eq!(limit.admit("magic", later), Some(Dropped(0)));
         assert_eq!(limit.admit("magic", later), None);

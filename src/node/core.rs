@@ -17,6 +17,7 @@ use crate::node::durability::Ledger;
 use crate::node::identity::Identity;
 use crate::node::install::Install;
 use crate::node::members::{Addresses, Operators};
+use crate::node::removal::Removal;
 use crate::node::requests::{Answer, Caller, Requests};
 use crate::node::snapshots::Snapshots;
 use crate::node::space::Space;
@@ -133,6 +134,7 @@ pub struct Node<D: Disk> {
     pub(super) install: Install,
     pub(super) identity: Identity,
     pub(super) operators: Operators,
+    pub(super) removal: Removal,
     pub(super) ticks: Ticks,
     pub(super) state_check: StateCheck,
     pub(super) space: Space,
@@ -181,6 +183,7 @@ impl<D: Disk> Node<D> {
             install,
             identity,
             operators: Operators::default(),
+            removal: Removal::default(),
             ticks: Ticks::default(),
             space: Space::default(),
             disk_watch: DiskWatch::default(),
@@ -287,6 +290,7 @@ impl<D: Disk> Node<D> {
             .min(self.identity.next_deadline())
             .min(self.space.next_deadline())
             .min(self.disk_watch.next_deadline())
+            .min(self.removal.next_deadline())
     }
 
     /// Carries out all that the batch of inputs since the last flush asks for.
@@ -314,6 +318,7 @@ impl<D: Disk> Node<D> {
         self.keep_identity();
         self.tell_notice();
         self.tell_members(now);
+        self.watch_removal(now);
     }
 
     fn file_appended(&mut self, id: FileId, len: u64) {

@@ -34,7 +34,12 @@ pub(super) struct Ledger {
     last: BatchSeq,
     /// How long the last write took to become durable.
     sync_time: Duration,
+    /// When it became so.
+    synced_at: Time,
 }
+
+/// For how long the time of a write says something about the disk.
+const SYNC_TIME_COUNTS: Duration = Duration::from_secs(10);
 
 /// A batch on its way to the disk.
 struct Written {
@@ -58,6 +63,16 @@ impl Ledger {
             term: opened,
             last: opened,
             sync_time: Duration::ZERO,
+            synced_at: Time::ZERO,
+        }
+    }
+
+    /// How long the last write took to become durable; zero if that was long ago.
+    pub(super) fn recent_sync_time(&self, now: Time) -> Duration {
+        if now.since(self.synced_at) < SYNC_TIME_COUNTS {
+            self.sync_time
+        } else {
+            Duration::ZERO
         }
     }
 
@@ -145,7 +160,7 @@ impl Ledger {
                 since,
                 ..
             } = self.batches.pop_front().expect("there is a front");
-            self.sync_time = now.since(since);
+            (self.sync_time, self.synced_at) = (now.since(since), now);
             raft.persisted(now, hard_state, last);
         }
         while self

@@ -20,6 +20,7 @@
 //! | `state_check.rs` | comparing the own state with that of other nodes |
 //! | `members.rs` | operators: changes of the members, leadership, an orderly stop |
 //! | `identity.rs` | introductions, the founding of a cluster, the file `meta` |
+//! | `removal.rs` | a node that is no member any more |
 //! | `recovery.rs` | what the disk has at a start |
 //! | `status.rs` | what operators see |
 
@@ -34,6 +35,7 @@ mod install;
 mod members;
 mod pace;
 mod recovery;
+mod removal;
 mod requests;
 mod scan;
 mod snapshots;

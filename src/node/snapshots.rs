@@ -175,7 +175,9 @@ impl<D: Disk> Node<D> {
     /// Begins a snapshot when one is due, and takes the next slice of one that runs, if
     /// that is due.
     pub(super) fn advance_snapshot(&mut self, now: Time) {
-        if self.snapshots.taking.is_none() && (self.snapshot_due() || self.backup_due()) {
+        if self.snapshots.taking.is_none()
+            && (self.snapshot_due() || self.backup_due() || self.removal_to_keep())
+        {
             self.begin_snapshot();
         }
         for _ in 0..SLICES_A_TURN_MAX {

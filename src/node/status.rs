@@ -58,6 +58,8 @@ pub struct Status {
     pub pending: Vec<NodeId>,
     /// Whether the node takes part in elections.
     pub may_vote: bool,
+    /// Whether it was a member and is none any more.
+    pub removed: bool,
     /// Snapshots taken since the start.
     pub snapshots_taken: u64,
     /// Snapshots received since the start.
@@ -69,7 +71,7 @@ pub struct Status {
     /// Where in the log that is said.
     pub members_index: Index,
     /// How slow the disk is: how long the last write took to become durable, or how long
-    /// one that is not has been waiting.
+    /// one that is not has been waiting; zero if nothing was written lately.
     pub disk: Duration,
     /// How late the timers of the raft thread were at most, in the last
     /// [`Ticks::WINDOW`] or the one before.
@@ -109,7 +111,8 @@ pub struct MemberStatus {
 #[derive(Debug, Default)]
 pub struct Ticks {
     late: u64,
-    window_start: Time,
+    /// `None` before the first tick.
+    window_start: Option<Time>,
     worst: Duration,
     worst_before: Duration,
 }
@@ -121,19 +124,32 @@ impl Ticks {
     /// How long the worst is remembered at least.
     pub const WINDOW: Duration = Duration::from_secs(10);
 
-    /// A tick that was due at `due` happens.
+    /// A tick that was due at `due` happens. The first one is late by as long as recovery
+    /// took, and says nothing about the machine.
     pub(super) fn note(&mut self, now: Time, due: Time) {
-        if now.since(self.window_start) >= Ticks::WINDOW {
-            self.window_start = now;
-            self.worst_before = std::mem::take(&mut self.worst);
+        let Some(start) = self.window_start else {
+            self.window_start = Some(now);
+            return;
+        };
+        if now.since(start) >= Ticks::WINDOW {
+            let is_recent = now.since(start) < 2 * Ticks::WINDOW;
+            let worst = std::mem::take(&mut self.worst);
+            self.worst_before = if is_recent { worst } else { Duration::ZERO };
+            self.window_start = Some(now);
         }
         let late = now.since(due);
         self.worst = self.worst.max(late);
         self.late += u64::from(late > Ticks::LATE);
     }
 
-    fn worst(&self) -> Duration {
-        self.worst.max(self.worst_before)
+    /// A node that has no timer, as one that was removed, is on time.
+    fn worst(&self, now: Time) -> Duration {
+        let is_recent = |start| now.since(start) < 2 * Ticks::WINDOW;
+        if self.window_start.is_some_and(is_recent) {
+            self.worst.max(self.worst_before)
+        } else {
+            Duration::ZERO
+        }
     }
 }
 
@@ -220,18 +236,60 @@ impl<D: Disk> Node<D> {
             notice: self.notice(),
             pending: raft.configuration().pending().map(|(id, _)| id).collect(),
             may_vote: raft.may_vote(),
+            removed: self.removal.is_noticed(),
             snapshots_taken: self.snapshots.taken(),
             snapshots_installed: self.install.installed(),
             peers: peers.collect(),
             members: members.collect(),
             members_index: raft.configuration_index(),
-            disk: self.ledger.sync_time().max(self.ledger.waiting_since(now)),
-            tick_late_max: self.ticks.worst(),
+            disk: self
+                .ledger
+                .recent_sync_time(now)
+                .max(self.ledger.waiting_since(now)),
+            tick_late_max: self.ticks.worst(now),
             late_ticks: self.ticks.late,
             transferee: raft.transferee(),
             disk_full: self.space.is_full(),
             state: self.state_check.newest(),
             differs: self.state_check.differs(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Time {
+        Time::ZERO + Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn the_time_that_recovery_takes_is_no_late_timer() {
+        let mut ticks = Ticks::default();
+        ticks.note(at(3_000), at(200));
+        assert_eq!((ticks.worst(at(3_000)), ticks.late), (Duration::ZERO, 0));
+        ticks.note(at(3_300), at(3_200));
+        let late = Duration::from_millis(100);
+        assert_eq!((ticks.worst(at(3_300)), ticks.late), (late, 1));
+    }
+
+    #[test]
+    fn a_late_timer_is_told_for_ten_to_twenty_seconds() {
+        let mut ticks = Ticks::default();
+        ticks.note(at(0), at(0));
+        ticks.note(at(1_000), at(900));
+        let late = Duration::from_millis(100);
+        ticks.note(at(10_500), at(10_500));
+        assert_eq!(ticks.worst(at(10_500)), late);
+        ticks.note(at(20_600), at(20_600));
+        assert_eq!(ticks.worst(at(20_600)), Duration::ZERO);
+
+        // Without a tick in between, too.
+        ticks.note(at(20_900), at(20_700));
+        assert_ne!(ticks.worst(at(30_000)), Duration::ZERO);
+        assert_eq!(ticks.worst(at(60_000)), Duration::ZERO);
+        ticks.note(at(60_000), at(60_000));
+        assert_eq!(ticks.worst(at(60_000)), Duration::ZERO);
     }
 }

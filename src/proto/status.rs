@@ -79,6 +79,7 @@ pub fn encode_status(
         level: status.level.into(),
         notice: status.notice.clone(),
         pending: status.pending.iter().map(|id| id.0).collect(),
+        removed: status.removed,
     }
 }
 

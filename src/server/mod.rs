@@ -403,6 +403,7 @@ fn start_reactors(
             ),
             peers: peers.take(),
             kinds: ConnectionMap::default(),
+            probes: reactor::probe_limit(),
             stop: stop_mail,
         };
         let end = EndsServer(lanes.control.clone());

@@ -3,10 +3,12 @@
 //! It moves frames between sockets and the raft thread's inbox, and knows no Raft.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use log::{debug, info};
 
 use crate::net::frame::Body;
+use crate::net::rate_limit::RateLimit;
 use crate::net::{CloseReason, ConnectionId, ConnectionMap, ConnectorId, Handler, Io, ListenerId};
 use crate::server::clients::Clients;
 use crate::server::peers::Peers;
@@ -17,6 +19,8 @@ pub(super) struct Reactor {
     /// On the first reactor only.
     pub(super) peers: Option<Peers>,
     pub(super) kinds: ConnectionMap<Kind>,
+    /// For lines about connections to the peer port that say nothing.
+    pub(super) probes: RateLimit,
     pub(super) stop: crate::mailbox::Receiver<()>,
 }
 
@@ -24,10 +28,38 @@ pub(super) struct Reactor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Client,
+    /// Whoever has dialled our peer port and has said nothing yet.
+    Stranger(SocketAddr),
     /// A peer that has dialled us.
     Incoming,
     /// A peer that we have dialled.
     Outgoing,
+}
+
+/// Health checks come for ever, and one line a minute says as much as all of them.
+pub(super) fn probe_limit() -> RateLimit {
+    RateLimit::within(Duration::from_secs(60), 1)
+}
+
+impl Reactor {
+    /// One line at most for a connection that ended, and none where nothing is the matter.
+    fn log_close(&mut self, io: &mut Io, kind: Option<Kind>, reason: &CloseReason) {
+        match (kind, reason) {
+            // The event loop has written a line about it.
+            (_, CloseReason::Frame(_) | CloseReason::NoRoom | CloseReason::Unread) => {}
+            (Some(Kind::Stranger(addr)), _) => {
+                if let Some(dropped) = self.probes.admit("probe", io.now()) {
+                    info!(target: "RaftRpc", "connection to the peer port closed without a word: addr={addr}{dropped}");
+                }
+            }
+            (_, CloseReason::PeerClosed | CloseReason::Closed) => {}
+            _ => {
+                if let Some(dropped) = io.admit_log("connection closed") {
+                    info!(target: "RaftRpc", "connection closed: kind={kind:?} reason={reason}{dropped}");
+                }
+            }
+        }
+    }
 }
 
 impl Handler for Reactor {
@@ -36,14 +68,14 @@ impl Handler for Reactor {
         _io: &mut Io,
         listener: ListenerId,
         connection: ConnectionId,
-        _peer: SocketAddr,
+        peer: SocketAddr,
     ) {
         let of_peers = self
             .peers
             .as_ref()
             .is_some_and(|peers| peers.listener == listener);
         let kind = if of_peers {
-            Kind::Incoming
+            Kind::Stranger(peer)
         } else {
             Kind::Client
         };
@@ -62,7 +94,7 @@ impl Handler for Reactor {
         io: &mut Io,
         connector: ConnectorId,
         error: &std::io::Error,
-        retry_in: Option<std::time::Duration>,
+        retry_in: Option<Duration>,
     ) {
         if let Some(dropped) = io.admit_log("connect failed") {
             let peers = self.peers.as_ref();
@@ -76,7 +108,10 @@ impl Handler for Reactor {
     fn on_frame(&mut self, io: &mut Io, connection: ConnectionId, body: Body<'_>) {
         match (self.kinds.get(connection), &mut self.peers) {
             (Some(Kind::Client), _) => self.clients.on_frame(io, connection, &body),
-            (Some(Kind::Incoming), Some(peers)) => {
+            (Some(kind @ (Kind::Incoming | Kind::Stranger(_))), Some(peers)) => {
+                if *kind != Kind::Incoming {
+                    self.kinds.insert(connection, Kind::Incoming);
+                }
                 peers.on_request(io, connection, body.into_bytes());
             }
             (Some(Kind::Outgoing), Some(peers)) => {
@@ -96,11 +131,7 @@ impl Handler for Reactor {
 
     fn on_close(&mut self, io: &mut Io, connection: ConnectionId, reason: CloseReason) {
         let kind = self.kinds.remove(connection);
-        if !matches!(reason, CloseReason::PeerClosed | CloseReason::Closed)
-            && let Some(dropped) = io.admit_log("connection closed")
-        {
-            info!(target: "RaftRpc", "connection closed: kind={kind:?} reason={reason}{dropped}");
-        }
+        self.log_close(io, kind, &reason);
         match (kind, &mut self.peers) {
             (Some(Kind::Client), _) => self.clients.on_close(connection),
             (Some(_), Some(peers)) => peers.on_close(connection),

@@ -201,6 +201,7 @@ impl TestCluster {
             .arg(cluster_file)
             .arg("--data-dir")
             .arg(self.data_dir())
+            .args(["--log-level", "debug"])
             .args(&self.arguments)
             .args(self.join(node))
             .current_dir(self.directory.path())

@@ -6,7 +6,8 @@ use crate::tally::Tally;
 
 fn plan() -> Plan {
     use clap::Parser;
-    let cli = crate::args::Cli::try_parse_from(["raft_bench", "--mix", "update=1,get=3"]).unwrap();
+    let words = "raft_bench --addr 127.0.0.1:1 --mix update=1,get=3".split(' ');
+    let cli = crate::args::Cli::try_parse_from(words).unwrap();
     cli.checked().unwrap().0
 }
 

@@ -260,6 +260,23 @@ fn a_leader_that_died_is_left_for_the_next_node() {
 }
 
 #[test]
+fn a_wrong_address_that_followers_name_keeps_nobody_from_the_leader() {
+    let wrong = nobody();
+    let followers = [0, 1].map(|_| Node::start(move |_, _| Say(redirect(wrong))));
+    let leader = Node::start(|_, _| Say(created()));
+    let mut with_leader = client(&[followers[0].addr, followers[1].addr, leader.addr], 5000);
+    with_leader.put(b"k", b"v").unwrap();
+    assert_eq!(with_leader.leader, Some(leader.addr));
+
+    let mut without = client(&[followers[0].addr], 300);
+    let error = without.put(b"k", b"v").unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("{wrong}: connection refused")),
+        "{error}"
+    );
+}
+
+#[test]
 fn no_leader_is_waited_for() {
     let node = Node::start(|n, _| {
         Say(match n {
@@ -677,6 +694,8 @@ fn opening_a_session_takes_from_the_time_of_the_write() {
 fn addresses_are_checked_before_anything_is_dialled() {
     let connect = |addrs: &[&str]| Client::connect(addrs, ClientOptions::default()).map(drop);
     assert_eq!(connect(&["127.0.0.1:4397", "localhost:1"]), Ok(()));
+    // One that does not resolve is left out.
+    assert_eq!(connect(&["127.0.0.1", "127.0.0.1:1"]), Ok(()));
     for bad in [
         &["127.0.0.1"][..],
         &["127.0.0.1:x"],

@@ -3,7 +3,60 @@
 //!
 //! Outside of unit tests both functions do nothing, and the compiler drops them.
 
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+/// How long to wait for another descriptor.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
+/// How often the wait is logged.
+const PAUSES_PER_LINE: u32 = 50;
+
+/// Threads that wait for a descriptor.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a thread of the disk waits for a file descriptor: the process or the system is
+/// short of them, and no disk hangs.
+#[must_use]
+pub fn waits_for_descriptors() -> bool {
+    // ORDERING: Relaxed; a count that guards no other memory.
+    WAITING.load(Ordering::Relaxed) > 0
+}
+
+/// Opens a file, and waits while the process or the system is short of descriptors: that
+/// passes, and nothing was done that could be lost.
+///
+/// # Errors
+/// What the system says otherwise.
+pub(super) fn open(call: &'static str, options: &OpenOptions, path: &Path) -> io::Result<File> {
+    for tries in 0.. {
+        match before(call).and_then(|()| options.open(path)) {
+            Err(error) if is_shortage(&error) => {
+                if tries % PAUSES_PER_LINE == 0 {
+                    log::warn!(target: "Raft", "cannot open {} yet: {error}; raise the limit on open files", path.display());
+                }
+                // ORDERING: as in `waits_for_descriptors`.
+                WAITING.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(SHORTAGE_PAUSE);
+                WAITING.fetch_sub(1, Ordering::Relaxed);
+            }
+            result => return result,
+        }
+    }
+    unreachable!("tried until it is open")
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error
+        .raw_os_error()
+        .is_some_and(|number| shortages.contains(&number))
+}
 
 /// To be asked before each call.
 ///

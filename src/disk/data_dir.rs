@@ -344,8 +344,7 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     } else {
         path
     };
-    calls::before("open")?;
-    let directory = File::open(path)?;
+    let directory = calls::open("open", OpenOptions::new().read(true), path)?;
     let synced = calls::before("sync directory").and_then(|()| directory.sync_all());
     synced.map_err(|error| {
         if is_no_space(&error) {

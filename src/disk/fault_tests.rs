@@ -282,6 +282,14 @@ fn whichever_call_fails_nothing_is_confirmed_that_is_not_so_and_no_sync_is_repea
             assert_eq!(done, got_over, "call {at}, {call}: {error}");
         }
     }
+    for error in [Errno::MFILE, Errno::NFILE] {
+        for at in 0..calls.len() {
+            let (done, made) = run(at, How::Error(error.raw_os_error()));
+            if made.get(at).is_some_and(|call| call.starts_with("open")) {
+                assert!(done, "call {at}: a lack of descriptors passes");
+            }
+        }
+    }
     for at in 0..calls.len() {
         assert!(run(at, How::Short).0, "call {at} does a part of its work");
     }

@@ -154,8 +154,9 @@ impl FileWriter {
     fn create(&mut self, id: FileId) -> io::Result<Option<DiskEvent>> {
         self.refused.remove(&id);
         self.open.remove(&id);
-        calls::before("open")?;
-        let file = File::create(self.path(id))?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        let file = calls::open("open", &options, &self.path(id))?;
         self.open.insert(id, OpenFile::new(file, 0));
         Ok(None)
     }
@@ -163,8 +164,7 @@ impl FileWriter {
     /// The file, opened if it exists and was not begun in this run.
     fn open(&mut self, id: FileId) -> io::Result<Option<&mut OpenFile>> {
         if !self.open.contains_key(&id) {
-            let opened = calls::before("open")
-                .and_then(|()| OpenOptions::new().append(true).open(self.path(id)));
+            let opened = calls::open("open", OpenOptions::new().append(true), &self.path(id));
             let file = match opened {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -208,7 +208,7 @@ impl FileWriter {
 
     fn read(&mut self, id: FileId, offset: u64, len: usize) -> io::Result<Option<DiskEvent>> {
         let mut data = Vec::new();
-        match calls::before("open").and_then(|()| File::open(self.path(id))) {
+        match calls::open("open", OpenOptions::new().read(true), &self.path(id)) {
             Ok(file) => {
                 let left = file.metadata()?.len().saturating_sub(offset);
                 data.resize(len.min(usize::try_from(left).unwrap_or(usize::MAX)), 0);

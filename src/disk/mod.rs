@@ -40,6 +40,7 @@ use crate::types::EntryId;
 pub use data_dir::{DataDir, Meta, OpenError};
 pub use file::FileDisk;
 pub use reader::{DirReader, Entry};
+pub use calls::waits_for_descriptors;
 pub use sim::SimDisk;
 pub use worker::EventSink;
 

@@ -122,8 +122,7 @@ impl SegmentMaker {
         let draft = self.dir.join(file_name::segment_draft(id));
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
-        calls::before("open")?;
-        let file = options.open(&draft)?;
+        let file = calls::open("open", &options, &draft)?;
         let zeros = [0; WRITE_BYTES];
         let mut at = 0;
         while at < len {
@@ -149,8 +148,7 @@ impl SegmentMaker {
 
     fn reopen(&self, id: SegmentId, len: u64) -> io::Result<SegmentMap> {
         let path = self.dir.join(file_name::segment(id));
-        calls::before("open")?;
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let file = calls::open("open", OpenOptions::new().read(true).write(true), &path)?;
         // Recovery has read it, in large folios.
         drop_from_cache(&file)?;
         calls::before("map")?;
@@ -169,8 +167,7 @@ impl SegmentMaker {
             // What the system has taken back meanwhile comes in here, not at a store.
             return self.take_over(&old, id, len, map);
         }
-        let opened = calls::before("open")
-            .and_then(|()| OpenOptions::new().read(true).write(true).open(&old));
+        let opened = calls::open("open", OpenOptions::new().read(true).write(true), &old);
         let file = match opened {
             Ok(file) if file.metadata()?.len() == len => file,
             Ok(_) => {

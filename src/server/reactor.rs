@@ -10,12 +10,15 @@ use crate::net::frame::Body;
 use crate::net::{CloseReason, ConnectionId, ConnectionMap, ConnectorId, Handler, Io, ListenerId};
 use crate::server::clients::Clients;
 use crate::server::peers::Peers;
+use crate::server::strangers::Strangers;
 
 /// The handler of one event loop.
 pub(super) struct Reactor {
     pub(super) clients: Clients,
     /// On the first reactor only.
     pub(super) peers: Option<Peers>,
+    /// On the peer port.
+    pub(super) strangers: Strangers,
     pub(super) kinds: ConnectionMap<Kind>,
     pub(super) stop: crate::mailbox::Receiver<()>,
 }
@@ -33,19 +36,21 @@ pub(super) enum Kind {
 impl Handler for Reactor {
     fn on_accept(
         &mut self,
-        _io: &mut Io,
+        io: &mut Io,
         listener: ListenerId,
         connection: ConnectionId,
         _peer: SocketAddr,
     ) {
-        let of_peers = self
-            .peers
-            .as_ref()
-            .is_some_and(|peers| peers.listener == listener);
-        let kind = if of_peers {
-            Kind::Incoming
-        } else {
-            Kind::Client
+        let peers = self.peers.as_ref();
+        let kind = match peers.filter(|peers| peers.listener == listener) {
+            Some(peers) => {
+                let is_known = |id| peers.has_introduced(id) || !io.is_open(id);
+                if let Some(oldest) = self.strangers.admit(connection, is_known) {
+                    io.abort(oldest);
+                }
+                Kind::Incoming
+            }
+            None => Kind::Client,
         };
         self.kinds.insert(connection, kind);
     }

@@ -1,4 +1,4 @@
-//! The disk of a running node: a data directory, and four threads that do the work.
+//! The disk of a running node: a data directory, and the threads that do the work.
 //!
 //! | thread | does |
 //! |---|---|
@@ -6,6 +6,7 @@
 //! | `segment-maker` | makes, recycles and removes segments |
 //! | `file-writer` | writes and reads snapshots and other whole files |
 //! | `file-remover` | gives the room of large files back, a piece at a time |
+//! | `dir-watch` | notices a directory that vanishes |
 //!
 //! They report to a sink that comes with [`FileDisk::open`]. Dropping the disk does all
 //! that was asked for, syncs the log and ends the threads.
@@ -14,12 +15,13 @@ use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use crossbeam_channel::bounded;
 
 use super::data_dir::DataDir;
+use super::dir_watch::DirWatch;
 use super::file_name::{self, parse_file, parse_segment};
 use super::file_remover::{self, FileRemover, Removals};
 use super::file_writer::{self, FileOperation, FileWriter, read_at};
@@ -39,8 +41,7 @@ pub struct FileDisk {
     maker: Lane<MakerOperation>,
     files: Lane<FileOperation>,
     removed: Lane<PathBuf>,
-    /// Tells that what can be done at the next start is to be left.
-    ending: Arc<AtomicBool>,
+    watch: DirWatch,
     last_token: SyncToken,
     /// What recovery reads from, opened once: its name and its handle.
     reading: Option<(String, File)>,
@@ -68,11 +69,11 @@ impl FileDisk {
                 maker.run();
             }
         })?;
+        let ending = Arc::new(AtomicBool::new(false));
         let log = Lane::start("log-writer", log_writer::QUEUE_MAX, &reporter, {
             let (maker, reporter) = (maker.handle(), reporter.clone());
             move |operations| LogWriter::new(operations, made, maker, reporter).run()
         })?;
-        let ending = Arc::new(AtomicBool::new(false));
         let removed = Lane::start("file-remover", file_remover::QUEUE_MAX, &reporter, {
             let (reporter, ending) = (reporter.clone(), ending.clone());
             move |operations| {
@@ -85,16 +86,17 @@ impl FileDisk {
             }
         })?;
         let files = Lane::start("file-writer", file_writer::QUEUE_MAX, &reporter, {
-            let reporter = reporter.clone();
+            let (path, reporter) = (path.clone(), reporter.clone());
             let removals = Removals::new(removed.handle());
             move |operations| FileWriter::new(path, operations, removals, reporter).run()
         })?;
+        let watch = DirWatch::start(&path, reporter, ending)?;
         Ok(FileDisk {
             log,
             maker,
             files,
             removed,
-            ending,
+            watch,
             last_token: SyncToken::default(),
             reading: None,
             dir,
@@ -136,8 +138,8 @@ impl FileDisk {
 
 impl Drop for FileDisk {
     fn drop(&mut self) {
-        // ORDERING: Relaxed; see `FileRemover`.
-        self.ending.store(true, Ordering::Relaxed);
+        // It also tells the others that the end has come.
+        self.watch.close();
         // The log writer first: it hands on to the maker, as the file writer to the remover.
         self.log.close();
         self.maker.close();

@@ -11,6 +11,7 @@
 
 mod calls;
 mod data_dir;
+mod dir_watch;
 #[cfg(test)]
 mod fault_tests;
 mod file;

@@ -24,8 +24,9 @@ use super::data_dir::DataDir;
 use super::dir_watch::DirWatch;
 use super::file_name::{self, parse_file, parse_segment};
 use super::file_remover::{self, FileRemover, Removals};
+use super::file_system::Stores;
 use super::file_writer::{self, FileOperation, FileWriter, read_at};
-use super::log_writer::{self, LogOperation, LogWriter};
+use super::log_writer::{self, LogOperation, LogWriter, Room};
 use super::segment_maker::{self, MakerOperation, SegmentMaker, drop_from_cache};
 use super::worker::{EventSink, Lane, Reporter};
 use super::{Disk, FileId, FileInfo, SegmentId, SegmentInfo, SyncToken};
@@ -41,6 +42,7 @@ pub struct FileDisk {
     maker: Lane<MakerOperation>,
     files: Lane<FileOperation>,
     removed: Lane<PathBuf>,
+    room: Arc<Room>,
     watch: DirWatch,
     last_token: SyncToken,
     /// What recovery reads from, opened once: its name and its handle.
@@ -56,12 +58,14 @@ impl FileDisk {
     pub fn open(dir: DataDir, sink: EventSink) -> io::Result<FileDisk> {
         let reporter = Reporter::new(sink);
         let path = dir.path().to_path_buf();
+        let stores = Stores::of(&path);
         let (made_sender, made) = bounded(MADE_MAX);
         let maker = Lane::start("segment-maker", segment_maker::QUEUE_MAX, &reporter, {
             let (dir, reporter) = (path.clone(), reporter.clone());
             move |operations| {
                 let maker = SegmentMaker {
                     dir,
+                    stores,
                     operations,
                     made: made_sender,
                     reporter,
@@ -70,9 +74,11 @@ impl FileDisk {
             }
         })?;
         let ending = Arc::new(AtomicBool::new(false));
+        let room = Arc::new(Room::default());
         let log = Lane::start("log-writer", log_writer::QUEUE_MAX, &reporter, {
             let (maker, reporter) = (maker.handle(), reporter.clone());
-            move |operations| LogWriter::new(operations, made, maker, reporter).run()
+            let (room, ending) = (room.clone(), ending.clone());
+            move |operations| LogWriter::new(operations, made, maker, reporter, room, ending).run()
         })?;
         let removed = Lane::start("file-remover", file_remover::QUEUE_MAX, &reporter, {
             let (reporter, ending) = (reporter.clone(), ending.clone());
@@ -96,6 +102,7 @@ impl FileDisk {
             maker,
             files,
             removed,
+            room,
             watch,
             last_token: SyncToken::default(),
             reading: None,
@@ -209,6 +216,10 @@ impl Disk for FileDisk {
 
     fn remove_file(&mut self, id: FileId) {
         self.files.push(FileOperation::Remove(id));
+    }
+
+    fn lacks_room(&self) -> bool {
+        self.room.is_lacking()
     }
 
     fn poll(&mut self) {

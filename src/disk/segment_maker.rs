@@ -19,6 +19,7 @@ use rustix::fs::Advice;
 use super::calls;
 use super::data_dir::sync_directory;
 use super::file_remover::remove_if_there;
+use super::file_system::Stores;
 use super::segment_map::SegmentMap;
 use super::worker::{Operations, Reporter};
 use super::{DiskEvent, SegmentId, file_name, is_no_space};
@@ -66,6 +67,7 @@ pub(super) struct MadeSegment {
 #[derive(Debug)]
 pub(super) struct SegmentMaker {
     pub(super) dir: PathBuf,
+    pub(super) stores: Stores,
     pub(super) operations: Operations<MakerOperation>,
     pub(super) made: Sender<MadeSegment>,
     pub(super) reporter: Reporter,
@@ -123,6 +125,7 @@ impl SegmentMaker {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
         let file = calls::open("open", &options, &draft)?;
+        self.stores.prepare(&file);
         let zeros = [0; WRITE_BYTES];
         let mut at = 0;
         while at < len {
@@ -143,7 +146,7 @@ impl SegmentMaker {
         file.sync_all()?;
         self.rename(&draft, id)?;
         calls::before("map")?;
-        SegmentMap::new(&file, len)
+        SegmentMap::new(file, len, self.stores)
     }
 
     fn reopen(&self, id: SegmentId, len: u64) -> io::Result<SegmentMap> {
@@ -152,7 +155,7 @@ impl SegmentMaker {
         // Recovery has read it, in large folios.
         drop_from_cache(&file)?;
         calls::before("map")?;
-        SegmentMap::cold(&file, len)
+        SegmentMap::cold(file, len, self.stores)
     }
 
     fn recycle(
@@ -180,7 +183,7 @@ impl SegmentMaker {
         drop_from_cache(&file)?;
         read_into_small_folios(&file, len)?;
         calls::before("map")?;
-        let map = SegmentMap::new(&file, len)?;
+        let map = SegmentMap::new(file, len, self.stores)?;
         self.take_over(&old, id, len, map)
     }
 

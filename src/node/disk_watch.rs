@@ -54,7 +54,8 @@ impl<D: Disk> Node<D> {
     pub(super) fn watch_disk(&mut self, now: Time) {
         let at = self.ledger.wal.waits_at();
         // A full disk, or a lack of descriptors, is another matter, and may stay so.
-        let is_short = self.ledger.wal.stalled_for_space() || waits_for_descriptors();
+        let has_room = !self.ledger.wal.stalled_for_space() && !self.disk.lacks_room();
+        let is_short = !has_room || waits_for_descriptors();
         let at = at.filter(|_| !is_short);
         let hung = self.disk_watch.waited >= self.config.disk_patience;
         let waited = self.disk_watch.look(now, at);

@@ -252,7 +252,10 @@ impl<D: Disk> Node<D> {
             Request::Write { .. } if !self.raft.is_leader() => Some(self.not_leading()),
             Request::Write { grows: true, .. } if self.space.is_full() => Some(Answer::NoSpace),
             // The reserve is used up: nothing could be written before there is room.
-            Request::Write { .. } if self.space.is_full() && self.ledger.wal.waiting() > 0 => {
+            Request::Write { .. }
+                if self.space.is_full()
+                    && (self.ledger.wal.waiting() > 0 || self.disk.lacks_room()) =>
+            {
                 Some(Answer::NoSpace)
             }
             Request::Write { command, .. } => self.propose(caller, command),

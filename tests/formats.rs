@@ -79,6 +79,7 @@ fn config_of(dir: &DataDir) -> NodeConfig {
         snapshot_log_bytes: 16 << 20,
         snapshot_tail_bytes: 4 << 20,
         snapshot_hold_bytes: 64 << 20,
+        memory_limit: None,
         session_limits: SessionLimits::default(),
     }
 }

@@ -15,6 +15,7 @@ use crate::node::disk_watch::DiskWatch;
 use crate::node::durability::Ledger;
 use crate::node::install::Install;
 use crate::node::members::{Addresses, Operators};
+use crate::node::memory::Memory;
 use crate::node::peers::Peers;
 use crate::node::requests::{Answer, Caller, Requests};
 use crate::node::snapshots::Snapshots;
@@ -73,6 +74,9 @@ pub struct NodeConfig {
     /// The state is hashed after each so many entries, a power of two, and compared with
     /// that of other nodes; the same on all nodes.
     pub state_check_entries: u64,
+    /// Memory above which writes that grow the store are refused, in bytes, if there is a
+    /// limit.
+    pub memory_limit: Option<u64>,
     /// Bounds of the session table; the same on all nodes.
     pub session_limits: SessionLimits,
 }
@@ -121,6 +125,7 @@ pub struct Node<D: Disk> {
     pub(super) ticks: Ticks,
     pub(super) state_check: StateCheck,
     pub(super) space: Space,
+    pub(super) memory: Memory,
     pub(super) disk_watch: DiskWatch,
     pub(super) out: Outputs,
     /// The term that this node leads, as far as its clients have been told.
@@ -168,6 +173,7 @@ impl<D: Disk> Node<D> {
             operators: Operators::default(),
             ticks: Ticks::default(),
             space: Space::default(),
+            memory: Memory::default(),
             disk_watch: DiskWatch::default(),
             out: Outputs::default(),
             leading: None,
@@ -280,6 +286,7 @@ impl<D: Disk> Node<D> {
         self.raft.note_disk(now, last, waiting);
         self.carry_out(now);
         self.look_for_space(now);
+        self.look_at_memory(now);
         self.watch_disk(now);
         if self.failure.is_some() {
             return;

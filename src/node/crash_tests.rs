@@ -64,6 +64,7 @@ fn config(id: u64, members: u64) -> NodeConfig {
         snapshot_log_bytes: 6 << 10,
         snapshot_tail_bytes: 1 << 10,
         snapshot_hold_bytes: 8 << 10,
+        memory_limit: None,
         session_limits: SessionLimits::default(),
     }
 }

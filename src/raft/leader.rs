@@ -256,7 +256,7 @@ impl Raft {
         now: Time,
         from: NodeId,
         round: u64,
-        (disk, full): (Duration, bool),
+        (disk, full, memory_full): (Duration, bool, bool),
     ) {
         let Role::Leader(leader) = &mut self.role else {
             return;
@@ -271,6 +271,7 @@ impl Raft {
         progress.heard = now;
         progress.disk = disk;
         progress.full = full;
+        progress.memory_full = memory_full;
         if let Some(sent) = leader.reads.round_sent_at(round) {
             progress.round_trip = now.since(sent);
         }

@@ -30,7 +30,7 @@ use log::{debug, info, warn};
 use rand::TryRng;
 use rand::rngs::SysRng;
 
-use crate::config::{Cluster, Member, Tuning};
+use crate::config::{Cluster, Member, Tuning, default_memory_limit};
 use crate::disk::{DataDir, DiskEvent, FileDisk};
 use crate::kv::SessionLimits;
 use crate::limits;
@@ -495,8 +495,20 @@ fn node_config(directory: &DataDir, options: &ServerOptions, seed: u64) -> NodeC
         snapshot_write_bytes_per_sec: tuning.snapshot_write_bytes_per_sec,
         snapshot_send_bytes_per_sec: tuning.snapshot_send_bytes_per_sec,
         state_check_entries: limits::STATE_CHECK_ENTRIES,
+        memory_limit: memory_limit(options),
         session_limits: SessionLimits::default(),
     }
+}
+
+/// The memory limit: as it was given, where 0 is none, or what the machine suggests.
+fn memory_limit(options: &ServerOptions) -> Option<u64> {
+    let limit = match options.tuning.memory_limit {
+        Some(given) => Some(given).filter(|given| *given > 0),
+        None => default_memory_limit(&options.cluster, &options.member),
+    };
+    let shown = limit.map_or("none".to_owned(), |limit| limit.to_string());
+    info!(target: "RaftClerk", "memory limit: bytes={shown}");
+    limit
 }
 
 fn first_members(cluster: &Cluster) -> Configuration {

@@ -82,6 +82,7 @@ impl Simulation {
             snapshot_send_bytes_per_sec: 4 << 20,
             snapshot_write_bytes_per_sec: 4 << 20,
             state_check_entries: 8,
+            memory_limit: None,
             session_limits: plan.session_limits,
         }
     }

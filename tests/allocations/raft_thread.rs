@@ -112,6 +112,7 @@ fn open(id: u64, snapshot_log_bytes: u64) -> Node<NullDisk> {
         snapshot_write_bytes_per_sec: 0,
         disk_give_up: None,
         state_check_entries: 256,
+        memory_limit: None,
         session_limits: SessionLimits {
             implicit_window: 1_000,
             ..SessionLimits::default()

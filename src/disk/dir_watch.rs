@@ -8,7 +8,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -56,7 +56,7 @@ impl DirWatch {
     }
 }
 
-fn watch(lock: &PathBuf, own: (u64, u64), reporter: &Reporter, ending: &AtomicBool) {
+fn watch(lock: &Path, own: (u64, u64), reporter: &Reporter, ending: &AtomicBool) {
     // ORDERING: as in `close`.
     while !ending.load(Ordering::Relaxed) {
         let gone = match identity(lock) {
@@ -95,6 +95,8 @@ fn is_gone(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use crossbeam_channel::{Receiver, unbounded};
 
     use super::super::{DataDir, DiskEvent, FileDisk};

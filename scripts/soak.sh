@@ -27,7 +27,7 @@ export RAFTKV_SEEDS="${RAFTKV_SEEDS:-20000}"                       # of the simu
 
 tests=("$@")
 if [ ${#tests[@]} -eq 0 ]; then
-    tests=(layers wire_format start_order membership elections pin_cores bad_input bad_use failover linearizable namespaces catch_up backup full_disk hung_disk synced_answers ageing scripts simulator)
+    tests=(layers wire_format start_order membership elections pin_cores bad_input bad_use failover linearizable namespaces catch_up backup full_disk shortages hung_disk synced_answers ageing scripts simulator)
 fi
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 

@@ -60,6 +60,10 @@ struct Said {
     snapshots_installed: Option<u64>,
     /// There is no room for more on its disk.
     disk_full: Option<bool>,
+    /// What counts of its memory limit, and that, 0 for none.
+    memory_used_bytes: Option<u64>,
+    memory_limit_bytes: Option<u64>,
+    memory_full: Option<bool>,
     /// Where it last hashed its state for comparison with others', and the hash, hexadecimal.
     state_index: Option<u64>,
     state_hash: Option<String>,
@@ -221,6 +225,9 @@ impl Said {
             snapshots_taken: Some(said.snapshots_taken),
             snapshots_installed: Some(said.snapshots_installed),
             disk_full: Some(said.disk_full),
+            memory_used_bytes: Some(said.memory_used_bytes),
+            memory_limit_bytes: Some(said.memory_limit_bytes),
+            memory_full: Some(said.memory_full),
             state_index: Some(said.state_index),
             state_hash: Some(format!("{:016x}", said.state_hash)),
             differs_index: Some(said.differs_index).filter(|index| *index > 0),
@@ -265,6 +272,13 @@ fn complaints(row: &Row) -> Vec<String> {
     }
     if said.disk_full == Some(true) {
         found.push("no space left on its disk: it takes no writes but removes".to_owned());
+    }
+    if said.memory_full == Some(true) {
+        found.push(format!(
+            "memory limit reached, {} of {} bytes: writes that grow the store are refused",
+            said.memory_used_bytes.unwrap_or(0),
+            said.memory_limit_bytes.unwrap_or(0)
+        ));
     }
     if let (Some(index), Some(from)) = (said.differs_index, said.differs_from) {
         found.push(format!(

@@ -98,6 +98,7 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
             round,
             disk,
             full,
+            memory_full,
             state,
         } => call(
             APPEND_ENTRIES,
@@ -109,6 +110,7 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
                 read_round: *round,
                 disk_us: u64::try_from(disk.as_micros()).unwrap_or(u64::MAX),
                 disk_full: *full,
+                memory_full: *memory_full,
                 state_index: state.map_or(0, |at| signed(at.index.0)),
                 state_hash: state.map_or(0, |at| at.hash),
                 ..Default::default()
@@ -480,6 +482,7 @@ fn decode_append_reply(reply: &pb::AppendEntriesResponse) -> Result<Body, PeerEr
             round: reply.read_round,
             disk: Duration::from_micros(reply.disk_us),
             full: reply.disk_full,
+            memory_full: reply.memory_full,
             state: state_hash(reply.state_index, reply.state_hash)?,
         });
     }

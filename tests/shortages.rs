@@ -121,7 +121,7 @@ fn fill(cluster: &TestCluster, value_bytes: usize, is_enough: impl Fn(&Answer) -
         let put = request(OperationType::Update, &client.uuid, &key, value.as_bytes());
         let answer = eventually("an answer", LATER, || {
             match ask_leader(cluster, n + 1, &put)? {
-                Answer::Failed(ErrorCode::Busy, _) => None,
+                Answer::Failed(ErrorCode::Busy | ErrorCode::NoLeader, _) => None,
                 answer => Some(answer),
             }
         });

@@ -1,8 +1,8 @@
 //! A segment of the log that is stored into: mapped into memory, or written with `pwrite`
 //! where the file system may need new blocks for a store (see `file_system.rs`).
 //!
-//! The map is the only memory that the disk shares with a file, and no slice of it leaves
-//! this file. Its pages are cached in small folios (see `segment_maker.rs`), or each sync
+//! The map is the only memory that the disk shares with a file, and a slice of it goes to
+//! `calls::store` alone. Its pages are cached in small folios (see `segment_maker.rs`), or each sync
 //! would write a megabyte; reads never go through it, since a bad sector under a mapped read
 //! is a signal and not an error.
 

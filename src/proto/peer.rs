@@ -49,24 +49,12 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
                 &request_vote(message, *last, false, *transfer),
             );
         }
-        Body::PreVoteReply { granted } => call(
-            REQUEST_VOTE,
-            &pb::RequestVoteResponse {
-                term,
-                vote_granted: *granted,
-                pre_vote: true,
-                lost_directory: message.lost_directory,
-            },
-        ),
-        Body::VoteReply { granted } => call(
-            REQUEST_VOTE,
-            &pb::RequestVoteResponse {
-                term,
-                vote_granted: *granted,
-                pre_vote: false,
-                lost_directory: message.lost_directory,
-            },
-        ),
+        Body::PreVoteReply { granted } => {
+            call(REQUEST_VOTE, &vote_reply(message, *granted, true));
+        }
+        Body::VoteReply { granted } => {
+            call(REQUEST_VOTE, &vote_reply(message, *granted, false));
+        }
         Body::Append { .. } => {
             let payload = AppendEncoder::default().encode(out, message, sequence);
             out.extend_from_slice(&payload.expect("it is an AppendEntries"));
@@ -242,6 +230,15 @@ fn request_vote(
         last_log_term: signed(last.term.0),
         pre_vote,
         transfer,
+    }
+}
+
+fn vote_reply(message: &Message, granted: bool, pre_vote: bool) -> pb::RequestVoteResponse {
+    pb::RequestVoteResponse {
+        term: signed(message.term.0),
+        vote_granted: granted,
+        pre_vote,
+        lost_directory: message.lost_directory,
     }
 }
 

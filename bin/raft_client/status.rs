@@ -73,8 +73,14 @@ struct Said {
     uptime_ms: Option<u64>,
     /// Hexadecimal: JSON numbers are not exact above 2^53.
     incarnation: Option<String>,
-    /// Takes part in elections; not while it catches up without its former data directory.
+    /// The configuration names its data directory a voter.
     may_vote: Option<bool>,
+    /// The cluster that it belongs to, hexadecimal; absent before it is founded or adopted.
+    birth: Option<String>,
+    /// The cluster's feature level.
+    level: Option<u32>,
+    /// Its place in a cluster, where an operator has to know or do something.
+    notice: Option<String>,
     /// It was a member, and is none any more.
     removed: Option<bool>,
     version: Option<String>,
@@ -200,6 +206,9 @@ pub fn no_leader(rows: &[Row]) -> Option<String> {
 impl Said {
     fn new(said: StatusResponse, commit_index: u64) -> Said {
         Said {
+            birth: (said.birth != 0).then(|| format!("{:016x}", said.birth)),
+            level: Some(said.level),
+            notice: Some(said.notice).filter(|notice| !notice.is_empty()),
             role: Some(said.role),
             term: Some(said.term),
             leader: u64::try_from(said.leader).ok(),
@@ -270,6 +279,7 @@ fn complaints(row: &Row) -> Vec<String> {
     if said.removed == Some(true) {
         found.push("removed, it is not a member of the cluster any more: stop it".to_owned());
     }
+    found.extend(said.notice.clone());
     if said.disk_full == Some(true) {
         found.push("no space left on its disk: it takes no writes but removes".to_owned());
     }

@@ -56,6 +56,8 @@ mod switch {
         LeaseAfterTransfer,
         /// Followers vote though they have promised not to.
         LeaseNotHonoured,
+        /// A promise to a lease counts from when the follower's clock was last read.
+        PromiseByOldClock,
         /// Snapshots lack the session table.
         SnapshotWithoutSessions,
         /// Snapshots name the first members, whatever has changed.

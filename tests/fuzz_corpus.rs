@@ -269,6 +269,7 @@ fn peer_seeds() -> Vec<(String, Vec<u8>)> {
             3,
             Body::HeartbeatReply {
                 round: 5,
+                promise: Duration::ZERO,
                 disk: Duration::from_millis(3),
                 full: false,
                 memory_full: false,

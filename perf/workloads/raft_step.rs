@@ -35,6 +35,7 @@ fn node(id: u64) -> Raft {
         seed: 1,
         established: false,
         read_lease: false,
+        promised: Duration::ZERO,
         disk_patience: Duration::from_secs(2),
     };
     let log = Log::restore(EntryId::ZERO, Vec::new());

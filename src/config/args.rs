@@ -97,7 +97,7 @@ struct Cli {
     /// A disk without progress for so long ends the process, 0 for never [default: 30000]
     #[arg(long, value_name = "N")]
     disk_give_up_ms: Option<u64>,
-    /// Answer reads by a leader's lease; the same on all nodes
+    /// Answer reads by a leader's lease, and give the promises that leases rest on
     #[arg(long)]
     read_lease: bool,
     /// Size of a log segment [default: 16 MiB]

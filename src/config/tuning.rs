@@ -58,8 +58,9 @@ pub struct Tuning {
     /// helps a node that has the machine for itself, and hurts where several share it.
     pub pin_cores: bool,
     /// Whether a leader answers reads by a lease instead of asking a majority for each
-    /// batch of them: faster, and right as long as the clocks of the nodes run at the same
-    /// rate within a tenth. The same on all nodes. Off by default.
+    /// batch of them, and gives the promises that other leaders' leases rest on: faster, and
+    /// right as long as the clocks of the nodes run at the same rate within a tenth and
+    /// none stops. Off by default.
     pub read_lease: bool,
     /// A disk that has made no progress for so long costs a leader its leadership. Default
     /// 2 s.

@@ -45,6 +45,8 @@ pub struct Meta {
     pub birth: Birth,
     /// Whether a configuration has ever named the directory a voter.
     pub was_voter: bool,
+    /// The longest promise to a leader's lease that the node may have given, in milliseconds.
+    pub promised_ms: u64,
     /// Addresses in place of those in the log.
     pub overrides: Vec<AddressOverride>,
 }
@@ -66,6 +68,7 @@ impl Meta {
             replaces: None,
             birth: Birth::NONE,
             was_voter: false,
+            promised_ms: 0,
             overrides: Vec::new(),
         }
     }
@@ -86,6 +89,9 @@ impl Meta {
         }
         if self.was_voter {
             body += "voter 1\n";
+        }
+        if self.promised_ms > 0 {
+            let _ = writeln!(body, "promised {}", self.promised_ms);
         }
         for AddressOverride {
             id,
@@ -139,6 +145,7 @@ impl Meta {
                 replaces: field("replaces", 16),
                 birth: field("birth", 16).map_or(Birth::NONE, Birth),
                 was_voter: field("voter", 10) == Some(1),
+                promised_ms: field("promised", 10).unwrap_or(0),
                 overrides: lines("address").map(read_override).collect::<Option<_>>()?,
             })
         };
@@ -169,6 +176,7 @@ mod tests {
         assert_eq!(Meta::read(&meta.encode()), Some(meta.clone()));
         meta.birth = Birth(0x99);
         meta.was_voter = true;
+        meta.promised_ms = 150;
         meta.replaces = Some(0);
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         meta.overrides = vec![AddressOverride {

@@ -486,6 +486,10 @@ impl<D: Disk> Node<D> {
         if self.config.addresses_from_file {
             self.override_addresses(&mut next.overrides);
         }
+        if self.config.read_lease {
+            let length = self.config.election_timeout.0.as_millis();
+            next.promised_ms = next.promised_ms.max(u64::try_from(length).unwrap_or(u64::MAX));
+        }
         if configuration.level() > 0 {
             if next.birth != Birth::NONE && next.birth != configuration.birth() {
                 error!(target: "Raft", "the log is of another cluster than `meta` says: log={} meta={}", configuration.birth(), next.birth);
@@ -528,7 +532,10 @@ impl<D: Disk> Node<D> {
     }
 
     fn write_meta(&mut self, mut next: Meta) {
-        next.version = 2;
+        // A directory of the version before stays one until its cluster is at level 1.
+        if next.birth != Birth::NONE {
+            next.version = 2;
+        }
         let text = Bytes::from(next.encode());
         self.identity.writing = Some(next);
         self.disk.create_file(FileId::MetaDraft);
@@ -543,6 +550,9 @@ impl<D: Disk> Node<D> {
         };
         let before = std::mem::replace(&mut self.identity.meta, meta);
         self.identity.kept = None;
+        if before.promised_ms < self.identity.meta.promised_ms {
+            self.raft.allow_promises();
+        }
         if before.overrides != self.identity.meta.overrides {
             self.operators.told_again();
         }

@@ -3,6 +3,8 @@
 //! The newest snapshot that verifies and the log behind it, if they fit together; a
 //! log without the snapshot that it begins behind is lost data, and refused.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use log::{info, warn};
 
@@ -220,6 +222,7 @@ impl<D: Disk> Node<D> {
             seed: config.seed,
             established,
             read_lease: config.read_lease,
+            promised: Duration::from_millis(meta.promised_ms),
             disk_patience: config.disk_patience,
         };
         let marked = log.base();

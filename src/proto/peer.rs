@@ -31,6 +31,9 @@ const TIMEOUT_NOW: &str = "TimeoutNow";
 /// them never overflows, however many members lie.
 const NUMBER_MAX: i64 = i64::MAX / 2;
 
+/// The longest promise to a lease that is believed.
+const PROMISE_MAX: Duration = Duration::from_secs(3_600);
+
 /// Appends `message` to `out` as a frame; see [`AppendEncoder`] for those that several
 /// followers get alike. Requests get `sequence`; answers repeat the
 /// sequence id of the call that they answer.
@@ -84,6 +87,7 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
         Body::AppendReply(reply) => call(APPEND_ENTRIES, &append_reply(message, *reply)),
         Body::HeartbeatReply {
             round,
+            promise,
             disk,
             full,
             memory_full,
@@ -96,6 +100,7 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
                 success: true,
                 heartbeat: true,
                 read_round: *round,
+                promise_us: u64::try_from(promise.as_micros()).unwrap_or(0),
                 disk_us: u64::try_from(disk.as_micros()).unwrap_or(u64::MAX),
                 disk_full: *full,
                 memory_full: *memory_full,
@@ -477,6 +482,8 @@ fn decode_append_reply(reply: &pb::AppendEntriesResponse) -> Result<Body, PeerEr
     if reply.heartbeat {
         return Ok(Body::HeartbeatReply {
             round: reply.read_round,
+            // No election time-out is an hour: a longer promise is a mistake.
+            promise: Duration::from_micros(reply.promise_us).min(PROMISE_MAX),
             disk: Duration::from_micros(reply.disk_us),
             full: reply.disk_full,
             memory_full: reply.memory_full,

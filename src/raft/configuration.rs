@@ -326,7 +326,11 @@ impl Configuration {
             return Err(ChangeError::InProgress);
         }
         let mut next = self.clone();
-        for step in steps {
+        for (at, step) in steps.iter().enumerate() {
+            // Votes that change are counted by the last step of a server.
+            if steps[..at].iter().any(|s| s.server() == step.server()) {
+                return Err(ChangeError::Twice(step.server().id));
+            }
             next.take(step)?;
         }
         if !next.members.values().any(|m| m.standing.votes_in_new()) {

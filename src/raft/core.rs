@@ -45,10 +45,12 @@ pub struct Config {
     /// Whether this directory takes part in elections below feature level 1, where no
     /// configuration says so.
     pub established: bool,
-    /// Whether a leader answers reads on the strength of a lease. The same on all nodes:
-    /// one that knows nothing of leases forgets with a restart that it gave a promise to
-    /// one.
+    /// Whether this node answers reads by a lease while it leads, and gives the promises
+    /// that other leaders' leases rest on.
     pub read_lease: bool,
+    /// The longest promise that this directory may ever have given, by its disk. It is
+    /// honoured after a restart, whatever the options are now.
+    pub promised: Duration,
     /// A disk that has made no progress for so long costs a leader its leadership.
     pub disk_patience: Duration,
 }
@@ -118,6 +120,10 @@ pub struct Raft {
     /// Until then this node helps nobody to leadership: a leader that answers reads by a
     /// lease relies on it.
     pub(super) lease_promise: Time,
+    /// Whether the length of this node's promises is on its disk.
+    may_promise: bool,
+    /// A promise was given since the last ready value, by a clock that may be old by now.
+    has_promised: bool,
     /// When the leader was last heard of.
     pub(super) leader_heard: Time,
     pub(super) election_deadline: Time,
@@ -160,11 +166,12 @@ impl Raft {
         let mut raft = Raft {
             membership: Membership::restore(&log, &config),
             // A promise of an earlier life may still be relied on.
-            lease_promise: if config.read_lease {
-                now + config.election_timeout.0
-            } else {
-                Time::ZERO
+            lease_promise: match config.promised {
+                Duration::ZERO => Time::ZERO,
+                promised => now + promised,
             },
+            may_promise: config.read_lease && config.promised >= config.election_timeout.0,
+            has_promised: false,
             // Not the numbers of an earlier life of this node, whose answers may still come.
             follower_reads: FollowerReads::new(config.seed / 2),
             disk: Duration::ZERO,
@@ -271,7 +278,7 @@ impl Raft {
                 rejected: prev.index,
                 hint: self.log.base(),
             })),
-            Body::Heartbeat { round, .. } => self.heartbeat_reply(*round),
+            Body::Heartbeat { round, .. } => self.heartbeat_reply(*round, Duration::ZERO),
             Body::ReadIndex { context } => Body::ReadIndexReply {
                 context: *context,
                 index: None,
@@ -316,13 +323,14 @@ impl Raft {
             Body::AppendReply(reply) => self.handle_append_reply(now, message.from, reply),
             Body::HeartbeatReply {
                 round,
+                promise,
                 disk,
                 full,
                 memory_full,
                 state: _,
             } => {
                 let shortages = (disk, full, memory_full);
-                self.handle_heartbeat_reply(now, message.from, round, shortages);
+                self.handle_heartbeat_reply(now, message.from, (round, promise), shortages);
             }
             Body::SnapshotReply {
                 snapshot,
@@ -495,6 +503,12 @@ impl Raft {
 
     /// Takes what has to happen. New entries to be written are in [`Raft::unwritten`].
     pub fn take_ready(&mut self, now: Time) -> Ready {
+        // The heartbeat may have been taken in by a clock that was read before it was sent.
+        // Its answer leaves now, and so the promise counts from now: it has to outlast the
+        // lease, which counts from when the heartbeat was sent.
+        if std::mem::take(&mut self.has_promised) && !mutated!(PromiseByOldClock) {
+            self.lease_promise = self.lease_promise.max(now + self.config.election_timeout.0);
+        }
         self.flush_leader(now);
         self.flush_follower_reads(now);
         if self.hard_state != self.written_state {
@@ -517,6 +531,24 @@ impl Raft {
     /// handed to the disk from now on.
     pub fn unwritten(&mut self) -> Cow<'_, [Entry]> {
         self.log.take_unwritten()
+    }
+
+    /// The length of this node's promises is on its disk: they may be given from now on.
+    pub fn allow_promises(&mut self) {
+        self.may_promise = self.config.read_lease;
+    }
+
+    /// Promises to help nobody else to leadership for a while; returns for how long.
+    pub(super) fn promise_lease(&mut self, now: Time) -> Duration {
+        if !self.may_promise {
+            return Duration::ZERO;
+        }
+        let length = self.config.election_timeout.0;
+        if !mutated!(LeaseNotHonoured) {
+            self.lease_promise = self.lease_promise.max(now + length);
+            self.has_promised = true;
+        }
+        length
     }
 
     /// Queues a message that speaks for nothing but the term.

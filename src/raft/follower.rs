@@ -1,5 +1,7 @@
 //! What a follower does with what its leader sends (paper §5.3, §7).
 
+use std::time::Duration;
+
 use log::{error, info};
 
 use crate::mutation::mutated;
@@ -197,15 +199,17 @@ impl Raft {
         // The leader sends no more than what this log is known to match; a log that
         // was lost since then has less.
         self.advance_commit(commit.min(self.log.last().index));
-        if lease && !mutated!(LeaseNotHonoured) {
-            self.lease_promise = now + self.config.election_timeout.0;
-        }
-        self.reply(message, self.heartbeat_reply(round));
+        let promise = match lease {
+            true => self.promise_lease(now),
+            false => Duration::ZERO,
+        };
+        self.reply(message, self.heartbeat_reply(round, promise));
     }
 
-    pub(super) fn heartbeat_reply(&self, round: u64) -> Body {
+    pub(super) fn heartbeat_reply(&self, round: u64, promise: Duration) -> Body {
         Body::HeartbeatReply {
             round,
+            promise,
             disk: self.disk,
             full: self.disk_is_full,
             memory_full: self.memory_is_full,

@@ -240,15 +240,15 @@ impl Raft {
         }
     }
 
-    /// Until when no other leader can exist, by the promises of those who have answered:
-    /// they do not vote before an election time-out has passed. A tenth is left for clocks
-    /// of unequal rate.
+    /// Until when no other leader can exist: a quorum has promised to help nobody else to
+    /// leadership before then. Each promise has its own length, which its answer states.
     fn lease_end(&self, leader: &Leader) -> Time {
-        let held_since = leader.reads.held_since();
-        if !self.config.read_lease || leader.lease_void || held_since == Time::ZERO {
+        if !self.config.read_lease || leader.lease_void {
             return Time::ZERO;
         }
-        held_since + self.config.election_timeout.0 * 9 / 10
+        let who = (self.membership.quorum(), self.own());
+        let until = leader.reached(who, Time::NEVER.as_nanos(), |p| p.lease.as_nanos());
+        Time::from_nanos(until)
     }
 
     /// Answers all reads at once, if the lease holds at `now`, which is after they came
@@ -267,7 +267,7 @@ impl Raft {
         &mut self,
         now: Time,
         from: Server,
-        round: u64,
+        (round, promise): (u64, Duration),
         (disk, full, memory_full): (Duration, bool, bool),
     ) {
         let from = self.membership.current().counted(from);
@@ -287,6 +287,9 @@ impl Raft {
         progress.memory_full = memory_full;
         if let Some(sent) = leader.reads.round_sent_at(round) {
             progress.round_trip = now.since(sent);
+            if promise > Duration::ZERO {
+                progress.lease = progress.lease.max(sent + promise * 9 / 10);
+            }
         }
         progress.round = progress.round.max(round);
         self.confirm_rounds();

@@ -199,10 +199,6 @@ impl Raft {
         if !self.is_leader() {
             return Err(ChangeError::NotLeader);
         }
-        let ids: Vec<NodeId> = changes.iter().map(Change::id).collect();
-        if let Some(at) = (1..ids.len()).find(|at| ids[..*at].contains(&ids[*at])) {
-            return Err(ChangeError::Twice(ids[at]));
-        }
         let configuration = self.membership.current();
         let steps: Result<Vec<Step>, ChangeError> = changes
             .iter()
@@ -293,7 +289,9 @@ impl Raft {
             }
             leader.list_followers();
             // Those who granted it may not be a majority any more.
-            leader.reads.void_lease();
+            for progress in leader.followers.values_mut() {
+                progress.lease = Time::ZERO;
+            }
         } else if !self.may_campaign() {
             self.election_deadline = Time::NEVER;
             if !matches!(self.role, Role::Follower) {

@@ -89,8 +89,7 @@ pub enum Body {
         round: u64,
         /// The end of the leader's log.
         last: Index,
-        /// The leader answers reads on the strength of a lease: the follower must help
-        /// nobody else to leadership before an election time-out has passed.
+        /// The leader answers reads by a lease, and asks the follower for its promise.
         lease: bool,
         /// What the leader's state was. The core only carries it.
         state: Option<StateClaim>,
@@ -100,6 +99,9 @@ pub enum Body {
     HeartbeatReply {
         /// The round that is answered.
         round: u64,
+        /// How long the follower helps nobody else to leadership, counted from no earlier than
+        /// when the round was sent; zero: it promises nothing.
+        promise: Duration,
         /// How slow the follower's disk is: see [`Raft::note_disk`](super::Raft::note_disk).
         disk: Duration,
         /// Whether there is no room for more on it.

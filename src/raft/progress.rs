@@ -56,6 +56,9 @@ pub struct Progress {
     pub alive: Time,
     /// The newest heartbeat round it has answered.
     pub round: u64,
+    /// Until when it helps nobody else to leadership, less a tenth of its promise for clocks
+    /// of unequal rate: counted from when the round was sent that it answered.
+    pub lease: Time,
     /// How slow its disk is, by its own account; see
     /// [`Raft::note_disk`](super::Raft::note_disk).
     pub disk: Duration,
@@ -85,6 +88,7 @@ impl Progress {
             began: now,
             alive: now,
             round: 0,
+            lease: Time::ZERO,
             disk: Duration::ZERO,
             full: false,
             memory_full: false,

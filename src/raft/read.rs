@@ -8,9 +8,10 @@
 //! Rounds are numbered within a term and their answers carry the term, so an answer
 //! can be neither too early nor of another leadership.
 //!
-//! With a *lease* (by option, thesis §6.4.1) a leader does not ask for each read: who has
-//! answered a round helps nobody else to leadership for an election time-out, so until
-//! then, less a margin for clocks of unequal rate, no later leader can exist.
+//! With a *lease* (by option, thesis §6.4.1) a leader does not ask for each read: a follower
+//! that answers a round promises to help nobody else to leadership for a while, whose length
+//! its answer states. Counted from when the round was sent, and less a tenth for clocks of
+//! unequal rate, no later leader can exist before a quorum's promises end.
 
 use std::collections::VecDeque;
 
@@ -55,11 +56,8 @@ pub(super) struct Reads {
     sent: u64,
     /// The newest round that a majority has answered.
     confirmed: u64,
-    /// When the rounds behind `confirmed` were sent, as far as they matter to a lease.
+    /// When the latest rounds were sent.
     sent_at: VecDeque<(u64, Time)>,
-    /// When the newest round was sent that a majority has answered: no majority has
-    /// helped anyone else to leadership at that moment. [`Time::ZERO`] without one.
-    held_since: Time,
 }
 
 /// Rounds whose times are kept: more are on their way only if nobody answers.
@@ -120,12 +118,7 @@ impl Reads {
             round <= self.sent,
             "only rounds that were sent are answered"
         );
-        if round > self.confirmed {
-            self.confirmed = round;
-            if let Some(at) = self.round_sent_at(round) {
-                self.held_since = at;
-            }
-        }
+        self.confirmed = self.confirmed.max(round);
     }
 
     /// The next read that the confirmed rounds allow to be answered, with its index.
@@ -141,16 +134,6 @@ impl Reads {
     pub(super) fn pop(&mut self) -> Option<(Reader, Index)> {
         let read = self.waiting.pop_front()?;
         Some((read.reader, read.index))
-    }
-
-    /// Since when a majority stands by this leader; see [`Reads::confirm`].
-    pub(super) fn held_since(&self) -> Time {
-        self.held_since
-    }
-
-    /// Whose majority it was counts no more.
-    pub(super) fn void_lease(&mut self) {
-        self.held_since = Time::ZERO;
     }
 
     /// The newest round that was sent.
@@ -191,20 +174,5 @@ mod tests {
         reads.confirm(round);
         assert_eq!(std::iter::from_fn(|| reads.pop_confirmed()).count(), 10);
         assert!(!reads.wants_round());
-    }
-
-    #[test]
-    fn a_lease_counts_from_when_the_round_was_sent_not_from_its_answers() {
-        let mut reads = Reads::default();
-        let first = reads.begin_round(EARLY);
-        let second = reads.begin_round(EARLY + std::time::Duration::from_millis(50));
-        reads.confirm(first);
-        assert_eq!(reads.held_since(), EARLY);
-        reads.confirm(second);
-        assert_eq!(reads.held_since(), Time::from_millis(55));
-        reads.confirm(first);
-        assert_eq!(reads.held_since(), Time::from_millis(55), "late answers");
-        reads.void_lease();
-        assert_eq!(reads.held_since(), Time::ZERO);
     }
 }

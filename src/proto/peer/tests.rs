@@ -77,6 +77,7 @@ fn body() -> impl Strategy<Value = Body> {
         (any::<u64>(), any::<u32>(), any::<[bool; 2]>(), state()).prop_map(
             |(round, us, [full, memory_full], state)| Body::HeartbeatReply {
                 round,
+                promise: Duration::from_micros((us / 2).into()),
                 disk: Duration::from_micros(us.into()),
                 full,
                 memory_full,

@@ -72,6 +72,20 @@ pub enum Step {
     Forget(NodeId),
 }
 
+impl Step {
+    /// The server that changes.
+    pub(super) fn server(&self) -> Server {
+        match self {
+            Step::Add(server, _)
+            | Step::Promote(server)
+            | Step::Demote(server)
+            | Step::Remove(server)
+            | Step::Move { server, .. } => *server,
+            Step::Forget(id) => Server::any(*id),
+        }
+    }
+}
+
 /// Why a configuration does not change. Nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {

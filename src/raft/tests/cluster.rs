@@ -211,6 +211,7 @@ impl Cluster {
                 seed: start.seed * 100 + id.0,
                 established: start.level == 0,
                 read_lease: start.lease,
+                promised: Duration::from_millis(if start.lease { 150 } else { 0 }),
                 disk_patience: Duration::from_secs(2),
             };
             let mut disk = Disk::default();

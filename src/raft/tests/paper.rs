@@ -27,6 +27,7 @@ pub(super) fn node(nodes: u64, state: HardState, log: &[EntryId], seed: u64) -> 
         seed,
         established: false,
         read_lease: false,
+        promised: Duration::ZERO,
         disk_patience: Duration::from_secs(2),
     };
     let entries = log.iter().copied().map(entry).collect();
@@ -261,6 +262,7 @@ fn only_promises_wait_for_the_disk() {
         ready.messages[0].body,
         Body::HeartbeatReply {
             round: 3,
+            promise: Duration::ZERO,
             disk: Duration::ZERO,
             full: false,
             memory_full: false,
@@ -348,6 +350,7 @@ fn nonsense_from_a_follower_is_ignored() {
         Body::AppendReply(Ok(far)),
         Body::HeartbeatReply {
             round: 99,
+            promise: Duration::ZERO,
             disk: Duration::ZERO,
             full: false,
             memory_full: false,
@@ -399,6 +402,7 @@ fn a_newer_term_in_any_message_makes_a_follower_of_any_role() {
             (
                 Body::HeartbeatReply {
                     round: 1,
+                    promise: Duration::ZERO,
                     disk: Duration::ZERO,
                     full: false,
                     memory_full: false,
@@ -451,6 +455,7 @@ fn a_leader_sends_each_follower_a_heartbeat_in_each_interval() {
         for peer in 2..=5 {
             let reply = Body::HeartbeatReply {
                 round: 1,
+                promise: Duration::ZERO,
                 disk: Duration::ZERO,
                 full: false,
                 memory_full: false,

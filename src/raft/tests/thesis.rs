@@ -81,6 +81,7 @@ fn a_leader_begins_with_an_empty_entry_and_answers_no_read_before_it_is_committe
     );
     let answer = |round| Body::HeartbeatReply {
         round,
+        promise: Duration::ZERO,
         disk: Duration::ZERO,
         full: false,
         memory_full: false,
@@ -178,32 +179,62 @@ fn a_vote_counts_again_exactly_when_the_shortest_time_out_has_passed() {
     }
 }
 
+/// One of two nodes with leases, whose shortest election time-out is `shortest`.
+fn with_lease(id: u64, shortest: Duration) -> Raft {
+    let config = Config {
+        server: server(id),
+        configuration: members(2),
+        first_members: members(2),
+        election_timeout: (shortest, shortest * 2),
+        heartbeat: Duration::from_millis(50),
+        seed: 1,
+        established: false,
+        read_lease: true,
+        promised: shortest,
+        disk_patience: Duration::from_secs(2),
+    };
+    let log = Log::restore(EntryId::ZERO, Vec::new());
+    Raft::new(config, in_term(1), log, NOW)
+}
+
+/// Thesis §6.4.1, whose proof has the clock read when the heartbeat comes in: here it may have
+/// been read before the heartbeat was sent, if the node was paused in between.
+#[test]
+fn a_promise_counts_from_when_its_answer_leaves_not_from_a_clock_read_before() {
+    let mut follower = with_lease(2, Duration::from_millis(150));
+    let at = |ms| NOW + Duration::from_millis(ms);
+    let heartbeat = Body::Heartbeat {
+        commit: Index::ZERO,
+        last: Index::ZERO,
+        round: 1,
+        lease: true,
+        state: None,
+    };
+    let mut message = from(1, 2, heartbeat);
+    message.to = server(2);
+    follower.step(at(800), message);
+    assert_eq!(follower.take_ready(at(1_001)).messages.len(), 1);
+    follower.forget_leader();
+    let last = EntryId::new(2, 9);
+    for (when, counts) in [(1_005, false), (1_150, false), (1_152, true)] {
+        let transfer = false;
+        let mut vote = from(1, 3, Body::Vote { last, transfer });
+        vote.to = server(2);
+        follower.step(at(when), vote);
+        let voted = follower.hard_state().term == Term(3);
+        assert_eq!(voted, counts, "at {when} ms");
+    }
+}
+
 /// Thesis §6.4.1: at no moment may a leader read by a lease while one of those that gave
-/// it would vote for another.
+/// it would vote for another, whatever the leader's own time-outs are.
 #[test]
 fn a_lease_is_over_before_the_first_of_its_promises_is() {
-    let with_lease = |id: u64| {
-        let config = Config {
-            server: server(id),
-            configuration: members(2),
-            first_members: members(2),
-            election_timeout: (Duration::from_millis(150), Duration::from_millis(300)),
-            heartbeat: Duration::from_millis(50),
-            seed: 1,
-            established: false,
-            read_lease: true,
-            disk_patience: Duration::from_secs(2),
-        };
-        Raft::new(
-            config,
-            in_term(1),
-            Log::restore(EntryId::ZERO, Vec::new()),
-            NOW,
-        )
-    };
     let (mut reads, mut votes) = (0, 0);
     for after in 0..200 {
-        let (mut leader, mut follower) = (with_lease(1), with_lease(2));
+        let of = |id, ms| with_lease(id, Duration::from_millis(ms));
+        let (mut leader, mut follower) = (of(1, [150, 1_000][after % 2]), of(2, 150));
+        let after = after as u64;
         let begin = leader.next_deadline().max(follower.next_deadline());
         leader.tick(begin);
         leader.step(begin, from(2, 2, Body::PreVoteReply { granted: true }));

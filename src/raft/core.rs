@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 
 use crate::limits;
 use crate::mutation::mutated;
 use crate::raft::configuration::Configuration;
+use crate::raft::fingerprint::Draws;
 use crate::raft::follower_read::FollowerReads;
 use crate::raft::leader::Leader;
 use crate::raft::log::Log;
@@ -63,7 +63,7 @@ pub enum ProposeError {
 }
 
 /// What a node is doing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Role {
     /// Follows whoever leads.
     Follower,
@@ -91,11 +91,12 @@ pub(super) enum Transition {
 }
 
 /// One node's part in the protocol. See the module's docs for how it is driven.
+#[derive(Clone)]
 pub struct Raft {
     pub(super) config: Config,
     pub(super) hard_state: HardState,
     /// The hard state that has been handed to the disk.
-    written_state: HardState,
+    pub(super) written_state: HardState,
     /// The highest term whose hard state is on the disk.
     pub(super) stable_state: HardState,
     pub(super) log: Log,
@@ -111,7 +112,7 @@ pub struct Raft {
     /// When this node began to run; see [`Raft::is_pristine`].
     pub(super) started: Time,
     pub(super) election_deadline: Time,
-    pub(super) rng: StdRng,
+    pub(super) rng: Draws,
     pub(super) may_vote: bool,
     /// Where the leader of this term last said its log ends.
     pub(super) leader_last: Option<Index>,
@@ -145,7 +146,7 @@ impl Raft {
             log.last().term <= hard_state.term,
             "no entry is of a term never seen"
         );
-        let rng = StdRng::seed_from_u64(config.seed);
+        let rng = Draws::new(config.seed);
         let mut raft = Raft {
             may_vote: !config.lost_directory || mutated!(ForgetfulVoter),
             membership: Membership::restore(&log, config.configuration.clone()),
@@ -514,7 +515,7 @@ impl Raft {
             Some(false) => (min + quarter, max),
         };
         let span = (max - min).as_nanos() as u64;
-        let mut timeout = min + Duration::from_nanos(self.rng.random_range(0..=span));
+        let mut timeout = min + Duration::from_nanos(self.rng.0.random_range(0..=span));
         if self.is_pristine() && self.rank() == 0 {
             timeout = timeout.min(super::election::FIRST_LEADER_RETRY);
         }

@@ -91,8 +91,8 @@ fn reached_by_majority(voters: &[NodeId], value: impl Fn(NodeId) -> u64) -> u64 
 /// The votes of an election.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    granted: Vec<NodeId>,
-    refused: Vec<NodeId>,
+    pub(super) granted: Vec<NodeId>,
+    pub(super) refused: Vec<NodeId>,
 }
 
 /// How an election stands.

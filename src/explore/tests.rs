@@ -1,0 +1,80 @@
+//! Nothing is found in the core as it is, and each known bug of it is.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use super::*;
+use crate::mutation::{Mutation, with};
+use crate::raft::tests::run_script;
+
+/// Each known bug of the core but those of leases, with a scenario in which it is found.
+const FOUND_BY: [(Mutation, &str); 15] = [
+    (Mutation::VoteNotPersisted, "elections"),
+    (Mutation::SecondVote, "elections"),
+    (Mutation::VoteForShorterLog, "succession"),
+    (Mutation::ReplyClaimsLogEnd, "large-entry"),
+    (Mutation::OldTermByCounting, "figure-8"),
+    (Mutation::VolatileLeaderIndex, "replication"),
+    (Mutation::NoNoop, "reads-of-a-new-leader"),
+    (Mutation::ReadWithoutQuorum, "reads"),
+    (Mutation::ReusedReadContext, "reads"),
+    (Mutation::ReusedFollowerContext, "reads-of-followers"),
+    (Mutation::JointAsSimple, "joint-change"),
+    (Mutation::LearnerCounts, "learner"),
+    (Mutation::MatchingTailDropped, "late-entries"),
+    (Mutation::StaleTailKept, "conflicting-tail"),
+    (Mutation::ForgetfulVoter, "lost-directory"),
+];
+
+fn scenario(name: &str) -> &'static Scenario {
+    let named = SCENARIOS.iter().find(|scenario| scenario.name == name);
+    named.unwrap_or_else(|| panic!("no scenario {name}"))
+}
+
+fn search(name: &str, states_max: usize) -> Outcome {
+    let limits = Limits {
+        states_max,
+        depth_max: u32::MAX,
+        time_max: Duration::from_secs(300),
+        jobs: 1,
+    };
+    explore(scenario(name), &limits, &mut |_| {})
+}
+
+#[test]
+fn each_known_bug_of_the_core_but_those_of_leases_is_found_and_its_script_shows_it() {
+    for (bug, name) in FOUND_BY {
+        let outcome = with(bug, || search(name, 5_000_000));
+        let Report { states, depth, .. } = outcome.report;
+        let Some(Finding { what, script, .. }) = outcome.finding else {
+            panic!(
+                "{bug:?} is not found in {name}: {:?}, {:?}",
+                outcome.report, outcome.end
+            );
+        };
+        println!(
+            "| {bug:?} | `{name}` | {depth} | {states} | {} |\n{script}",
+            what.lines().next().unwrap()
+        );
+        // What the script brings about with the bug is not what it brings about without.
+        let right = run_script(&script);
+        let wrong = with(bug, || {
+            catch_unwind(AssertUnwindSafe(|| run_script(&script)))
+        });
+        assert!(
+            wrong.is_err() || wrong.unwrap() != right,
+            "{bug:?}: {script}"
+        );
+    }
+}
+
+#[test]
+fn nothing_is_found_in_the_core_as_it_is() {
+    for Scenario { name, .. } in SCENARIOS {
+        let outcome = search(name, 300_000);
+        println!("{name}: {:?} {:?}", outcome.end, outcome.report);
+        if let Some(Finding { what, script, .. }) = outcome.finding {
+            panic!("{name}: {what}\n{script}");
+        }
+    }
+}

@@ -18,6 +18,9 @@ pub const SCENARIOS: &[Scenario] = &[
     READS_OF_FOLLOWERS,
     LEARNER,
     JOINT_CHANGE,
+    TWO_CHANGES,
+    LEADER_LEAVES,
+    RESTARTS,
     LOST_DIRECTORY,
 ];
 
@@ -157,6 +160,7 @@ const LARGE_ENTRY: Scenario = Scenario {
 const FIGURE_8: Scenario = Scenario {
     name: "figure-8",
     about: "an old entry on a majority can still be overwritten (Raft paper, Figure 8)",
+    actors: &[1, 3],
     disks: &[
         start(1, "1@1 2@2", 3),
         start(2, "1@1 2@2", 3),
@@ -237,6 +241,44 @@ const JOINT_CHANGE: Scenario = Scenario {
         (Spend::Crash, 1),
     ]),
     changes: &["promote:n4 demote:n3"],
+    ..BASE
+};
+
+const TWO_CHANGES: Scenario = Scenario {
+    name: "two-changes",
+    about: "two leaders of four voters begin a change each (Ongaro, raft-dev 2015-07-10)",
+    nodes: 4,
+    before: LED,
+    autosync: true,
+    budget: Budget::of(&[
+        (Spend::Change, 2),
+        (Spend::Timeout, 2),
+        (Spend::StepDown, 1),
+    ]),
+    changes: &["demote:n3", "demote:n4"],
+    ..BASE
+};
+
+const LEADER_LEAVES: Scenario = Scenario {
+    name: "leader-leaves",
+    about: "a leader removes itself, and another node wants to lead",
+    before: LED,
+    budget: Budget::of(&[
+        (Spend::Change, 1),
+        (Spend::Timeout, 1),
+        (Spend::Propose, 1),
+        (Spend::Crash, 1),
+    ]),
+    changes: &["remove:n1"],
+    symmetric: false,
+    ..BASE
+};
+
+const RESTARTS: Scenario = Scenario {
+    name: "restarts",
+    about: "any nodes crash, three times in all, while an entry is being committed",
+    before: LED,
+    budget: Budget::of(&[(Spend::Crash, 3), (Spend::Timeout, 1), (Spend::Propose, 1)]),
     ..BASE
 };
 

@@ -527,7 +527,7 @@ impl<'a> Space<'a> {
     }
 
     fn forget_stale(&self, state: &mut State) {
-        // An empty directory knows of no term.
+        // An empty directory knows of no term, and what an answer says of the directory counts.
         if self.scenario.budget.left(Spend::Loss) > 0 {
             return;
         }
@@ -636,4 +636,108 @@ fn remove(state: &mut State, message: u32) {
     let count = usize::from(state.count);
     state.messages.copy_within(at + 1..count, at);
     state.count -= 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::explore::scenario::BASE;
+    use crate::explore::story::Story;
+    use crate::explore::{End, Limits, explore};
+
+    /// Every state that there is, by the numbers of one space, which are the same only for what
+    /// is the same; and the fingerprints of all.
+    fn by_brute_force(scenario: &Scenario) -> (usize, HashSet<u64>) {
+        let mut space = Space::new(scenario);
+        let (_, first) = Story::begin(&mut space);
+        let exact = |state: &State| {
+            let State {
+                nodes,
+                history,
+                budget,
+                ..
+            } = *state;
+            (nodes, history, budget, state.messages().to_vec())
+        };
+        let mut seen = HashSet::from([exact(&first)]);
+        let mut fingerprints = HashSet::from([space.fingerprint(&first)]);
+        let mut open = vec![first];
+        let mut actions = Vec::new();
+        while let Some(state) = open.pop() {
+            space.actions(&state, &mut actions);
+            for action in &actions {
+                let Next::State(next) = space.next(&state, action) else {
+                    continue;
+                };
+                if seen.insert(exact(&next)) {
+                    fingerprints.insert(space.fingerprint(&next));
+                    open.push(next);
+                }
+            }
+        }
+        (seen.len(), fingerprints)
+    }
+
+    fn search(scenario: &Scenario, jobs: usize) -> usize {
+        let limits = Limits {
+            states_max: 1_000_000,
+            depth_max: u32::MAX,
+            time_max: Duration::from_secs(300),
+            jobs,
+        };
+        let outcome = explore(scenario, &limits, &mut |_| {});
+        assert_eq!(outcome.end, End::Complete);
+        outcome.report.states
+    }
+
+    #[test]
+    fn a_search_meets_every_state_and_takes_those_for_one_that_differ_in_names() {
+        let small = [
+            Scenario {
+                budget: Budget::of(&[(Spend::Timeout, 1)]),
+                ..BASE
+            },
+            Scenario {
+                before: &["tick n1 2000ms", "settle"],
+                autosync: true,
+                budget: Budget::of(&[(Spend::Read, 1), (Spend::Propose, 1), (Spend::Crash, 1)]),
+                ..BASE
+            },
+        ];
+        for symmetric in small {
+            let plain = Scenario {
+                symmetric: false,
+                ..symmetric
+            };
+            let (all, fingerprints) = by_brute_force(&symmetric);
+            assert!(all > 1_000, "{all} states are too few to tell");
+            assert_eq!(search(&plain, 1), all, "each has a fingerprint of its own");
+            assert_eq!(search(&symmetric, 1), fingerprints.len());
+            assert_eq!(
+                search(&symmetric, 2),
+                fingerprints.len(),
+                "with two threads"
+            );
+            assert!(
+                fingerprints.len() * 5 < all * 4,
+                "{} of {all}",
+                fingerprints.len()
+            );
+        }
+    }
+
+    #[test]
+    fn names_change_only_among_nodes_that_nothing_tells_apart() {
+        let count = |scenario: &Scenario| namings(scenario).len();
+        assert_eq!(count(&BASE), 6);
+        let change = Scenario {
+            spare: 1,
+            changes: &["promote:n4 demote:n3"],
+            ..BASE
+        };
+        assert_eq!(count(&change), 2);
+        assert_eq!(namings(&change)[0], (0..=4).map(NodeId).collect::<Vec<_>>());
+    }
 }

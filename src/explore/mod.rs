@@ -32,6 +32,7 @@
 //! | `scenarios.rs` | those there are |
 //! | `node.rs` | one node with its disk; alone knows how a `Raft` begins and is addressed |
 //! | `state.rs` | a state of all nodes, and what may happen next |
+//! | `numbered.rs` | equal values kept once, with their digests |
 //! | `invariants.rs` | what must hold |
 //! | `table.rs` | the states that were seen, and how they were reached |
 //! | `search.rs` | breadth first, on several threads |
@@ -41,6 +42,7 @@
 
 mod invariants;
 mod node;
+mod numbered;
 mod scenario;
 mod scenarios;
 mod search;

@@ -6,6 +6,7 @@ use crate::explore::scenario::{BASE, Budget, Scenario, Spend, Start};
 /// All scenarios.
 pub const SCENARIOS: &[Scenario] = &[
     EVERYTHING,
+    LEADERS,
     ELECTIONS,
     REPLICATION,
     SUCCESSION,
@@ -29,14 +30,30 @@ const LED: &[&str] = &["tick n1 2000ms", "settle"];
 
 const EVERYTHING: Scenario = Scenario {
     name: "everything",
-    about: "three nodes, three terms, everything that is not a change of the members",
+    about: "a leader of three nodes, and one of each thing that may happen to it",
+    before: LED,
+    budget: Budget::of(&[
+        (Spend::Timeout, 1),
+        (Spend::Crash, 1),
+        (Spend::Loss, 1),
+        (Spend::Duplicate, 1),
+        (Spend::Propose, 1),
+        (Spend::Read, 1),
+        (Spend::Change, 1),
+    ]),
+    changes: &["demote:n3"],
+    ..BASE
+};
+
+const LEADERS: Scenario = Scenario {
+    name: "leaders",
+    about: "leaders come and go in three terms, with an entry, a read and a crash",
     budget: Budget::of(&[
         (Spend::Timeout, 2),
         (Spend::Crash, 1),
         (Spend::Propose, 1),
-        (Spend::Duplicate, 1),
-        (Spend::Heartbeat, 1),
         (Spend::Read, 1),
+        (Spend::Heartbeat, 1),
         (Spend::Repeat, 1),
         (Spend::StepDown, 1),
         (Spend::Forget, 1),
@@ -171,6 +188,8 @@ const FIGURE_8: Scenario = Scenario {
         "deliver n1->n2 prevote",
         "deliver n2->n1 prevote-reply",
         "deliver n1->n2 vote",
+        "drop n1->n3 prevote",
+        "drop n1->n3 vote",
     ],
     term_max: 5,
     budget: Budget::of(&[(Spend::Crash, 1), (Spend::Timeout, 1)]),

@@ -4,13 +4,12 @@
 //! numbers, and a step of a node that was seen before is looked up, however many states of
 //! the others go with it.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::explore::invariants::{self, History};
 use crate::explore::node::{self, Disk, Event, Node};
+use crate::explore::numbered::{Map, Numbered, spread};
 use crate::explore::scenario::{Budget, Scenario, Spend};
 use crate::raft::{
     Digest, Message, ReadId, ReadOutcome, TICK_CAMPAIGNS, TICK_GIVES_TRANSFER_UP, TICK_REPEATS,
@@ -22,73 +21,6 @@ use crate::types::{EntryId, HardState, NodeId, Term};
 pub(super) const NODES_MAX: usize = 5;
 /// Messages on their way in one state.
 pub(super) const MESSAGES_MAX: usize = 28;
-
-/// Hashes numbers that are spread already, or come one after the other.
-#[derive(Default)]
-pub(super) struct Spread(u64);
-
-impl Hasher for Spread {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes
-            .iter()
-            .for_each(|byte| self.write_u64(u64::from(*byte)));
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = spread(self.0 ^ value);
-    }
-}
-
-/// A bijection that leaves no bit where it was (the finish of SplitMix64).
-pub(super) fn spread(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
-}
-
-type Map<V> = HashMap<u64, V, BuildHasherDefault<Spread>>;
-
-/// Values by number, each once, with their digests: one for each way to name the nodes.
-struct Numbered<T> {
-    numbers: Map<u32>,
-    values: Vec<T>,
-    digests: Vec<u64>,
-}
-
-impl<T> Numbered<T> {
-    fn new() -> Numbered<T> {
-        Numbered {
-            numbers: Map::default(),
-            values: Vec::new(),
-            digests: Vec::new(),
-        }
-    }
-
-    fn number(&mut self, namings: &[Vec<NodeId>], value: T, put: impl Fn(&mut Digest, &T)) -> u32 {
-        let digest = |naming: &Vec<NodeId>| {
-            let rename = |id: NodeId| naming[id.0 as usize];
-            let mut digest = Digest::new(&rename);
-            put(&mut digest, &value);
-            digest.finish()
-        };
-        // The first naming leaves all names as they are.
-        let own = digest(&namings[0]);
-        if let Some(number) = self.numbers.get(&own) {
-            return *number;
-        }
-        let number = self.values.len() as u32;
-        self.digests.push(own);
-        self.digests.extend(namings[1..].iter().map(digest));
-        self.numbers.insert(own, number);
-        self.values.push(value);
-        number
-    }
-}
 
 /// A state: numbers of a [`Space`].
 #[derive(Clone, Copy)]

@@ -7,8 +7,9 @@
 //!    a leader that commits first.
 //! 5. What a leader commits is on the disks of a majority, in a joint configuration of one of
 //!    each half (§5.3, §6). Who votes is counted here anew.
-//! 6. A read reflects all that was committed when it was asked (thesis §6.4).
-//! 7. One vote a server and term: a vote on a disk does not change, and none is given that is
+//! 6. A disk that has what is committed keeps it (§5.3), unless its directory is lost.
+//! 7. A read reflects all that was committed when it was asked (thesis §6.4).
+//! 8. One vote a server and term: a vote on a disk does not change, and none is given that is
 //!    not there (§5.2; held by `node.rs`).
 //!
 //! Beside these, the core holds its own after each step ([`crate::raft`], `invariants.rs`), and
@@ -71,6 +72,15 @@ pub(super) fn is_notable(before: &Node, after: &Node) -> bool {
     new.commit_index() > old.commit_index()
         || new.is_leader() && !old.is_leader()
         || new.log().last() != old.log().last()
+        || !is_kept(before, after)
+}
+
+/// Whether all that was on the disk is still there.
+fn is_kept(before: &Node, after: &Node) -> bool {
+    let entries = &before.disk.entries;
+    entries
+        .last()
+        .is_none_or(|last| after.disk.contains(last.id))
 }
 
 /// Holds the cluster to its promises after a step; returns what is known from now on.
@@ -96,6 +106,7 @@ pub(super) fn check(seen: &Seen, history: &History) -> Result<History, String> {
             None => next.leaders.push((term, id)),
         }
     }
+    check_kept(seen, history)?;
     check_commit(seen, &mut next)?;
     check_leaders(seen, &next)?;
     for (place, other) in seen.nodes.iter().enumerate() {
@@ -147,6 +158,25 @@ fn check_commit(seen: &Seen, history: &mut History) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What is committed is not dropped from a disk.
+fn check_kept(seen: &Seen, history: &History) -> Result<(), String> {
+    if *seen.event == (Event::Restart { lost: true }) {
+        return Ok(());
+    }
+    let (before, after) = (&seen.before.disk, &seen.nodes[seen.place].disk);
+    let dropped = |entry: &Entry| before.contains(entry.id) && !after.contains(entry.id);
+    match history.committed.iter().find(|(entry, _)| dropped(entry)) {
+        Some((entry, _)) => {
+            let id = seen.before.id();
+            Err(format!(
+                "{id} drops {} from its disk, which is committed",
+                entry.id
+            ))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The entry is on the disks of those who decide, by what the leader had before the step.

@@ -348,6 +348,16 @@ pub(super) fn first_entry(id: EntryId) -> Entry {
     Entry { id, payload }
 }
 
+/// The place of the node that a message is for.
+pub(super) fn receiver(message: &Message) -> usize {
+    message.to.0 as usize - 1
+}
+
+/// From whom to whom a message goes, as the golden scripts write it.
+pub(super) fn link(message: &Message) -> String {
+    format!("{}->{}", message.from, message.to)
+}
+
 /// Whether `message` means nothing to its receiver any more, in this life or a later one: an
 /// answer of a term that the receiver's disk is past, or to a question before an election
 /// that the receiver's disk has behind it.

@@ -162,8 +162,7 @@ impl<'a> Space<'a> {
         let voters = node::voters((1..=self.scenario.nodes).map(NodeId));
         let has_reads = self.scenario.budget.left(Spend::Read) > 0;
         let mut nodes = [0; NODES_MAX];
-        for place in 0..self.count() {
-            let id = place as u64 + 1;
+        for (place, id) in (1..=self.count() as u64).enumerate() {
             let mut disk = Disk::default();
             if id <= self.scenario.nodes {
                 disk.hard_state.term = Term(1); // As in the scripts: not a brand-new cluster.
@@ -220,7 +219,7 @@ impl<'a> Space<'a> {
                 continue;
             }
             let mut push = |fate, spends| {
-                let node = self.message(*message).to.0 as u8 - 1;
+                let node = node::receiver(self.message(*message)) as u8;
                 out.push(Action {
                     node,
                     event: *message,
@@ -442,7 +441,7 @@ impl<'a> Space<'a> {
     /// The arrival of a message.
     pub(super) fn delivery_of(&self, message: u32) -> Action {
         Action {
-            node: self.message(message).to.0 as u8 - 1,
+            node: node::receiver(self.message(message)) as u8,
             event: message,
             message: Fate::Delivered,
             spends: None,
@@ -467,7 +466,7 @@ impl<'a> Space<'a> {
         for at in 0..usize::from(state.count) {
             let number = state.messages[at];
             let message = self.message(number);
-            let receiver = self.node(state, message.to.0 as usize - 1);
+            let receiver = self.node(state, node::receiver(message));
             if !node::is_stale(message, receiver) {
                 state.messages[kept] = number;
                 kept += 1;

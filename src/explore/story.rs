@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::explore::node::{Event, change};
+use crate::explore::node::{self, Event, change};
 use crate::explore::scenario::Scenario;
 use crate::explore::state::{Action, Fate, Next, Space, State};
 use crate::raft::{Change, Message, ReadId};
@@ -36,7 +36,7 @@ impl Pool {
         let these: Vec<u32> = self.0.iter().filter(alike).copied().collect();
         let nth = these.iter().position(|m| *m == message);
         let nth = nth.filter(|_| these.len() > 1);
-        let mut words = format!("{}->{} {}", like.from, like.to, like.body.kind());
+        let mut words = format!("{} {}", node::link(like), like.body.kind());
         if let Some(nth) = nth {
             words += &format!(" nth={}", nth + 1);
         }
@@ -45,7 +45,7 @@ impl Pool {
 }
 
 fn is_alike(a: &Message, b: &Message) -> bool {
-    (a.from, a.to, a.body.kind()) == (b.from, b.to, b.body.kind())
+    node::link(a) == node::link(b) && a.body.kind() == b.body.kind()
 }
 
 /// Writes a script.
@@ -92,9 +92,9 @@ impl Story {
             }
             "deliver" | "drop" => {
                 let (link, kind) = (rest[0], rest[1]);
-                let chosen = |m: &&u32| {
-                    let Message { from, to, body, .. } = space.message(**m);
-                    format!("{from}->{to}") == link && body.kind() == kind
+                let chosen = |number: &&u32| {
+                    let message = space.message(**number);
+                    node::link(message) == link && message.body.kind() == kind
                 };
                 let chosen: Vec<u32> = self.pool.0.iter().filter(chosen).copied().collect();
                 self.pool.0.retain(|message| !chosen.contains(message));
@@ -221,8 +221,8 @@ fn words_of(id: NodeId, event: &Event) -> String {
 /// Whose event the words of a script are.
 fn event(verb: &str, rest: &[&str]) -> (u8, Event) {
     let (from, to) = match rest[0].split_once("->") {
-        Some((from, to)) => (node(from), Some(node(to))),
-        None => (node(rest[0]), None),
+        Some((from, to)) => (id_of(from), Some(id_of(to))),
+        None => (id_of(rest[0]), None),
     };
     let event = match (verb, to) {
         ("tick", _) => {
@@ -248,7 +248,7 @@ fn event(verb: &str, rest: &[&str]) -> (u8, Event) {
     (from.0 as u8 - 1, event)
 }
 
-fn node(word: &str) -> NodeId {
+fn id_of(word: &str) -> NodeId {
     let number = word.strip_prefix('n').and_then(|id| id.parse().ok());
     NodeId(number.unwrap_or_else(|| panic!("not a node: {word}")))
 }

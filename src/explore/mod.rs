@@ -14,7 +14,8 @@
 //!   its clock is reduced to the order in which things run out
 //!   ([`Raft::forget_time`](crate::raft::Raft::forget_time)): nobody refuses a vote because it
 //!   has just heard of a leader, for that does no more than to lose the question, and questions
-//!   get lost anyway; and a leader may find at any time that it has heard of no majority. Leases
+//!   get lost anyway (one before an election is answered, and who asked may follow again, as it
+//!   does when it hears of a leader); and a leader may find at any time that it has heard of no majority. Leases
 //!   need clocks: they are the simulator's.
 //! * *Random numbers*: only election time-outs are drawn.
 //! * *Losses*, until the network is nearly full: a message that never arrives is as good as lost.

@@ -20,8 +20,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::calls::{Done, Watcher, adopt};
-use super::file_name::{is_stale_draft, parse_file, parse_segment};
 use super::data_dir::node_path;
+use super::file_name::{is_stale_draft, parse_file, parse_segment};
 use super::{DataDir, DiskEvent, FileDisk, Meta, SimDisk};
 use crate::types::NodeId;
 

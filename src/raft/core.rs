@@ -4,13 +4,13 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 
 use crate::limits;
 use crate::mutation::mutated;
 use crate::raft::admission::Introduction;
 use crate::raft::configuration::Configuration;
+use crate::raft::fingerprint::Draws;
 use crate::raft::follower_read::FollowerReads;
 use crate::raft::invariants;
 use crate::raft::leader::Leader;
@@ -71,7 +71,7 @@ pub enum ProposeError {
 }
 
 /// What a node is doing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Role {
     /// Follows whoever leads.
     Follower,
@@ -101,11 +101,12 @@ pub(super) enum Transition {
 }
 
 /// One node's part in the protocol. See the module's docs for how it is driven.
+#[derive(Clone)]
 pub struct Raft {
     pub(super) config: Config,
     pub(super) hard_state: HardState,
     /// The hard state that has been handed to the disk.
-    written_state: HardState,
+    pub(super) written_state: HardState,
     /// The highest term whose hard state is on the disk.
     pub(super) stable_state: HardState,
     pub(super) log: Log,
@@ -121,7 +122,7 @@ pub struct Raft {
     /// When the leader was last heard of.
     pub(super) leader_heard: Time,
     pub(super) election_deadline: Time,
-    pub(super) rng: StdRng,
+    pub(super) rng: Draws,
     /// Where the leader of this term last said its log ends.
     pub(super) leader_last: Option<Index>,
     /// Reads that this node answers while another leads.
@@ -154,7 +155,7 @@ impl Raft {
             log.last().term <= hard_state.term,
             "no entry is of a term never seen"
         );
-        let rng = StdRng::seed_from_u64(config.seed);
+        let rng = Draws::new(config.seed);
         let mut raft = Raft {
             membership: Membership::restore(&log, &config),
             // A promise of an earlier life may still be relied on.
@@ -458,7 +459,7 @@ impl Raft {
     }
 
     pub(super) fn draw_birth(&mut self) -> Birth {
-        Birth(self.rng.random_range(1..=u64::MAX))
+        Birth(self.rng.rng.random_range(1..=u64::MAX))
     }
 
     /// Whether nothing has happened here: no term, no vote, no entry, no snapshot.
@@ -575,7 +576,7 @@ impl Raft {
             Some(false) => (min + quarter, max),
         };
         let span = (max - min).as_nanos() as u64;
-        let timeout = min + Duration::from_nanos(self.rng.random_range(0..=span));
+        let timeout = min + Duration::from_nanos(self.rng.rng.random_range(0..=span));
         self.election_deadline = if self.may_campaign() {
             now + timeout
         } else {

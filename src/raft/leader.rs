@@ -23,26 +23,26 @@ use crate::types::{Entry, EntryId, Index, Payload, Server};
 const PROBE_BYTES_MAX: usize = 4 << 10;
 
 /// What only a leader has.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Leader {
     /// All other members, and who is one no more until that is committed.
     pub(super) followers: BTreeMap<Server, Progress>,
     /// The keys of `followers`.
-    order: Vec<Server>,
+    pub(super) order: Vec<Server>,
     pub(super) reads: Reads,
     /// Reads that came in before the first entry of this term was committed: until
     /// then the leader may not know what is committed (thesis §6.4).
-    early_reads: Vec<Reader>,
+    pub(super) early_reads: Vec<Reader>,
     /// The first entry of this term.
     pub(super) term_start: Index,
     /// To whom leadership is being handed.
     pub(super) transfer: Option<Transfer>,
     /// Somebody was told to campaign: no lease for the rest of the term.
     pub(super) lease_void: bool,
-    heartbeat_due: Time,
+    pub(super) heartbeat_due: Time,
     /// When it looks after its followers again. Not put off by rounds of reads, as the
     /// next heartbeat is.
-    check_due: Time,
+    pub(super) check_due: Time,
     /// Entries that are not committed, in bytes.
     pub(super) uncommitted_bytes: usize,
     /// What was sent lately.

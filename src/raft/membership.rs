@@ -18,17 +18,17 @@ use crate::time::Time;
 use crate::types::{Entry, EntryId, Index, NodeId, Payload, Server};
 
 /// The configurations that the log holds, and the one that it begins with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Membership {
     /// Each with the index of its entry, in the order of the log. The first is committed;
     /// the last counts.
-    list: VecDeque<(Index, Configuration)>,
+    pub(super) list: VecDeque<(Index, Configuration)>,
     /// Of the last.
-    quorum: Quorum,
+    pub(super) quorum: Quorum,
     /// The highest priority of a voter, if not all have the same.
-    highest: Option<u8>,
+    pub(super) highest: Option<u8>,
     /// How often the configuration that counts has changed.
-    version: u64,
+    pub(super) version: u64,
     /// A leader may have something to do once the last is committed.
     pub(super) unsettled: bool,
 }

@@ -48,6 +48,7 @@ pub mod configuration;
 mod core;
 mod election;
 mod entries;
+mod fingerprint;
 mod follower;
 mod follower_read;
 mod invariants;
@@ -60,7 +61,7 @@ pub mod quorum;
 pub mod read;
 mod ready;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transfer;
 mod view;
 
@@ -70,6 +71,7 @@ pub use self::configuration::{
 };
 pub use self::core::{Config, ProposeError, Raft};
 pub use self::entries::Entries;
+pub use self::fingerprint::{Digest, TICK_CAMPAIGNS, TICK_GIVES_TRANSFER_UP, TICK_REPEATS};
 pub use self::invariants::check_log;
 pub use self::log::Log;
 pub use self::message::{

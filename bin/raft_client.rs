@@ -142,7 +142,7 @@ impl End {
     }
 
     /// The same, where stdout may be read by a program.
-    fn to_stderr(self) -> End {
+    fn into_stderr(self) -> End {
         match self {
             End::Result(line, code) => {
                 let line = String::from_utf8_lossy(&line);
@@ -283,7 +283,7 @@ fn run_or_end(cli: &Cli) -> Result<End, End> {
             });
             Ok(match client.call(operation) {
                 Ok(outcome) => succeeded(outcome, cli.raw),
-                Err(error) if cli.raw => failed(error).to_stderr(),
+                Err(error) if cli.raw => failed(error).into_stderr(),
                 Err(error) => failed(error),
             })
         }
@@ -291,7 +291,7 @@ fn run_or_end(cli: &Cli) -> Result<End, End> {
         Command::Backup(backup) => match backup.run(client.addrs(), timeout) {
             Ok(line) if backup.is_to_stdout() => Ok(End::Error(line, 0)),
             Ok(line) => Ok(End::line(line, 0)),
-            Err(error) if backup.is_to_stdout() => Err(no_backup(error).to_stderr()),
+            Err(error) if backup.is_to_stdout() => Err(no_backup(error).into_stderr()),
             Err(error) => Err(no_backup(error)),
         },
     }
@@ -334,7 +334,7 @@ fn run_scan(scan: scan::Scan, client: &mut Client) -> End {
             End::Error(format!("cannot print the result: {e}"), NOT_REACHED)
         }
         // With the entries.
-        Err(scan::Stopped::Store(error)) => failed(error).to_stderr(),
+        Err(scan::Stopped::Store(error)) => failed(error).into_stderr(),
     }
 }
 

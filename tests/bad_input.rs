@@ -248,6 +248,7 @@ fn nonsense_on_a_peer_port_does_not_disturb_the_cluster() {
         incarnation: 1,
         version: u32::MAX,
         established: true,
+        ..Default::default()
     };
     let mut calls: Vec<Vec<u8>> = [
         ("AppendEntries", append.encode_to_vec()),

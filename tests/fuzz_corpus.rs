@@ -449,7 +449,7 @@ fn segment() -> Vec<u8> {
         Batch {
             hard_state: Some(HardState {
                 term: Term(1),
-                voted_for: Some(NodeId(0)),
+                voted_for: Some(Server::new(0, 0)),
             }),
             entries: &entries,
             ..Batch::default()

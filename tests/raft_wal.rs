@@ -66,10 +66,9 @@ fn a_dump_shows_every_kind_of_record_and_file_and_changes_nothing() {
     let (code, out, err) = raft_wal(&["dump"], dir.path());
     assert_eq!((code, &*err), (0, ""), "{out}");
     for line in [
-        "meta node=0 cluster=",
+        "meta version=1 node=0 cluster=",
         "peers may_vote=true",
-        "  peer 2 incarnation=0000000000002222 lost=true",
-        "hard_state term=1 voted_for=0",
+        "hard_state term=1 voted_for=n0",
         "hard_state term=2 voted_for=none",
         "truncate from=5",
         "snapshot_mark 2@1 restart=true",
@@ -78,7 +77,7 @@ fn a_dump_shows_every_kind_of_record_and_file_and_changes_nothing() {
         "update key=\"second\"",
         "entry 5@2 noop bytes=0",
         "remove key=\"gone\"",
-        "members=0,1,2",
+        "members=n0,n1,n2",
         "0000000000000001.wal bytes=16384 node=0",
         "0000000000000006-0000000000000002.snap last=6@2 keys=2",
         "  key=\"first\" value_bytes=1",

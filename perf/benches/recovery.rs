@@ -75,7 +75,7 @@ fn options(incarnation: u64) -> WalOptions {
 
 fn open(dir: &Path) -> (FileDisk, mpsc::Receiver<DiskEvent>, WalOptions) {
     let data = DataDir::open(dir, NODE, CLUSTER_ID).expect("a data directory");
-    let options = options(data.incarnation());
+    let options = options(data.meta().incarnation);
     let (sender, events) = mpsc::channel();
     // At the end nobody listens any more.
     let sink = move |event| drop(sender.send(event));

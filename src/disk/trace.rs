@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -403,12 +403,26 @@ impl Trace {
             dir: dir.expect("a temporary directory"),
         };
         let disk = trace.open();
+        let text = fs::read(trace.meta_path()).expect("it is there");
+        let (name, len) = ("meta".to_owned(), text.len());
+        for done in [
+            Done::Create(name.clone()),
+            Done::Write(name.clone(), 0, text),
+            Done::Sync(name, 0..len),
+            Done::SyncDirectory,
+        ] {
+            trace.model.apply(done);
+        }
         (trace, disk)
+    }
+
+    fn meta_path(&self) -> PathBuf {
+        node_path(self.dir.path(), NODE).join("meta")
     }
 
     /// The description of the directory, which is there before anything is recorded.
     pub(crate) fn meta(&self) -> Meta {
-        let text = fs::read_to_string(node_path(self.dir.path(), NODE).join("meta"));
+        let text = fs::read_to_string(self.meta_path());
         Meta::read(&text.expect("it is there")).expect("our own")
     }
 

@@ -75,10 +75,10 @@ fn errors_go_to_stderr_and_the_rest_to_stdout() {
         let f = fixture(plain(mode));
         say(&*f.logger, "Raft", Level::Warn, "a");
         say(&*f.logger, "Raft", Level::Error, "b");
-        say(&*f.logger, "RaftRpc", Level::Debug, "c");
-        say(&*f.logger, "RaftRpc", Level::Trace, "below the default");
+        say(&*f.logger, "RaftRpc", Level::Info, "c");
+        say(&*f.logger, "RaftRpc", Level::Debug, "below the default");
         f.handle.flush();
-        assert_eq!(f.out.text(), "Raft warn a\nRaftRpc debug c\n");
+        assert_eq!(f.out.text(), "Raft warn a\nRaftRpc info c\n");
         assert_eq!(f.err.text(), "Raft error b\n");
     }
 }

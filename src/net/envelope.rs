@@ -63,7 +63,7 @@ pub struct EnvelopeError {
     pub kind: EnvelopeErrorKind,
     /// The service, method and sequence id as far as they could be read, so that the
     /// caller can be told; the payload is empty.
-    pub envelope: Envelope,
+    pub envelope: Box<Envelope>,
 }
 
 /// The kinds of [`EnvelopeError`].
@@ -295,7 +295,7 @@ pub fn decode_envelope(body: Bytes) -> Result<Envelope, EnvelopeError> {
         Ok(envelope) => Ok(owned(envelope)),
         Err(EnvelopeRefError { kind, envelope }) => Err(EnvelopeError {
             kind,
-            envelope: owned(envelope),
+            envelope: Box::new(owned(envelope)),
         }),
     }
 }

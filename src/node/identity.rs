@@ -383,6 +383,17 @@ impl<D: Disk> Node<D> {
             .map(String::as_str)
             .collect();
         let refusals = refusals.join("; ");
+        let configuration = self.raft.configuration();
+        if !waits && configuration.is_founding() {
+            let voters = self.raft.quorum().voters().len();
+            let pending = configuration.pending().map(|(id, _)| id.0.to_string());
+            let pending: Vec<String> = pending.collect();
+            return format!(
+                "the cluster is being founded: {voters} of {} first members vote, waiting for {}",
+                self.config.first_members.len(),
+                pending.join(", ")
+            );
+        }
         if !waits {
             return refusals;
         }
@@ -435,7 +446,9 @@ impl<D: Disk> Node<D> {
 
     /// Writes into the log what the operator has to know, when that has changed.
     pub(super) fn tell_notice(&mut self) {
-        if self.raft.configuration().is_empty()
+        let configuration = self.raft.configuration();
+        if configuration.is_empty()
+            || configuration.is_founding()
             || !self.identity.refusals.is_empty()
             || !self.identity.told.is_empty()
         {

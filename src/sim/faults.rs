@@ -12,8 +12,9 @@ use rand::seq::SliceRandom;
 
 use crate::disk::SimDisk;
 use crate::node::Node;
-use crate::sim::cluster::{Event, Place, Simulation, State};
+use crate::sim::cluster::{Event, Simulation};
 use crate::sim::network::draw_delay;
+use crate::sim::place::{Place, State};
 use crate::types::NodeId;
 
 /// How long a fault lasts, if it has no reason to last shorter or longer.

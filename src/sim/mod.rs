@@ -13,6 +13,7 @@
 //! | `cluster.rs` | the whole of it; the queue of what happens next |
 //! | `nodes.rs` | nodes at work: flushes, disks, connections |
 //! | `faults.rs` | the kinds of faults |
+//! | `place.rs` | a place for a node, over all its lives |
 //! | `operators.rs` | who asks for other members, and another leader |
 //! | `lives.rs` | how nodes start, stop, pause and come back |
 //! | `calm.rs` | faults stop, in a majority first: it must serve, and all must agree |
@@ -38,6 +39,7 @@ mod mutations;
 mod network;
 mod nodes;
 mod operators;
+mod place;
 mod plan;
 mod promises;
 pub mod swarm;

@@ -13,9 +13,10 @@ use crate::node::{Answer, Caller, Outputs};
 use crate::proto::{self, Link};
 use crate::raft::Message;
 use crate::sim::calm::PROBE;
-use crate::sim::cluster::{Event, Packet, Simulation, State};
+use crate::sim::cluster::{Event, Packet, Simulation};
 use crate::sim::network::draw_delay;
 use crate::sim::operators::OPERATOR;
+use crate::sim::place::State;
 use crate::time::Time;
 use crate::types::{NodeId, Server};
 

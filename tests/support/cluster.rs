@@ -427,7 +427,9 @@ impl TestCluster {
     pub fn wait_for_leader_other_than(&mut self, old: usize, limit: Duration) -> usize {
         eventually("a leader", limit, || {
             self.assert_alive();
-            self.leader().filter(|leader| *leader != old)
+            let leader = self.leader().filter(|leader| *leader != old)?;
+            let notice = self.status(leader)?.notice;
+            (!notice.contains("founded")).then_some(leader)
         })
     }
 

@@ -111,7 +111,7 @@ fn assert_named(error: &EnvelopeError) {
         payload: Bytes::new(),
         ends: Ends::default(),
     };
-    assert_eq!(error.envelope, expected);
+    assert_eq!(*error.envelope, expected);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::thread;
 
 use log::{error, info};
 use raftkv::config::{LogArgs, ServerArgs};
+use raftkv::disk::explain_signals;
 use raftkv::logging::{self, LogHandle, LogOptions, Mode};
 use raftkv::server::{self, Server, ServerOptions, StopHandle};
 use rustix::fs::Mode as FileMode;
@@ -73,6 +74,7 @@ fn serve(args: ServerArgs, log: LogHandle, levels_file: Option<PathBuf>) -> Resu
     } = args;
     // Signals are blocked out of every other thread by being caught before they start.
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| format!("signals: {e}"))?;
+    explain_signals().map_err(|e| format!("signals: {e}"))?;
     let options = ServerOptions {
         id: member.id,
         cluster,

@@ -28,7 +28,7 @@ export RAFTKV_STATES="${RAFTKV_STATES:-2000000}"                   # of each sce
 
 tests=("$@")
 if [ ${#tests[@]} -eq 0 ]; then
-    tests=(layers wire_format start_order membership elections pin_cores bad_input bad_use failover linearizable namespaces catch_up backup full_disk hung_disk synced_answers ageing scripts simulator explorer)
+    tests=(layers wire_format start_order membership elections pin_cores bad_input bad_use failover linearizable namespaces catch_up backup full_disk shortages hung_disk synced_answers ageing scripts simulator explorer)
 fi
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 

@@ -90,9 +90,27 @@ pub const CONNECTION_OUTPUT_BYTES_MAX: usize = 32 << 20;
 pub const PEER_QUEUE_MAX: usize = 4_096;
 /// Connections of clients to one node.
 pub const CONNECTIONS_MAX: usize = 16_384;
-/// Connections to the peer port of one node. Members need a few; strangers are shut out at
-/// their first message, and until then must not keep members out.
-pub const PEER_CONNECTIONS_MAX: usize = 4_096;
+/// Connections to the peer port whose other end has not introduced itself as a member; the
+/// oldest of more is closed, so that strangers keep no member out.
+pub const STRANGERS_MAX: usize = 4_096;
+/// File descriptors kept for connections with members: one that each dials, one that we dial,
+/// and as many again while they are made anew.
+pub const MEMBER_DESCRIPTORS: usize = 4 * MEMBERS_MAX;
+/// File descriptors of one event loop: poller, waker, listener and its reserve.
+pub const REACTOR_DESCRIPTORS: usize = 4;
+/// File descriptors kept for the disk, the log output and standard streams.
+pub const OTHER_DESCRIPTORS: usize = 64;
+/// The lowest limit on open files with which a node starts, beside its event loops.
+pub const DESCRIPTORS_MIN: usize = MEMBER_DESCRIPTORS + OTHER_DESCRIPTORS + 32;
+
+/// The most connections of clients, and of strangers on the peer port, that a limit of
+/// `descriptors` open files allows beside what a node needs itself.
+#[must_use]
+pub fn connections_within(descriptors: usize) -> (usize, usize) {
+    let free = descriptors.saturating_sub(MEMBER_DESCRIPTORS + OTHER_DESCRIPTORS);
+    let strangers = (free / 4).min(STRANGERS_MAX);
+    ((free - strangers).min(CONNECTIONS_MAX), strangers)
+}
 
 const _: () = assert!(
     KEY_BYTES_MAX + VALUE_BYTES_MAX + MESSAGE_OVERHEAD_BYTES <= FRAME_BYTES_MAX,
@@ -140,3 +158,20 @@ const _: () = assert!(
     CONNECTION_REQUESTS_MAX <= REQUESTS_IN_FLIGHT_MAX,
     "one connection cannot ask for more than its reactor may have in flight"
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_disk_and_members() {
+        for limit in [0, DESCRIPTORS_MIN, 256, 1_024, 65_536, usize::MAX] {
+            let (clients, strangers) = connections_within(limit);
+            let reserve = MEMBER_DESCRIPTORS + OTHER_DESCRIPTORS;
+            assert!(limit < reserve || clients + strangers <= limit - reserve);
+            assert!(limit < DESCRIPTORS_MIN || (clients > 0 && strangers > 0));
+        }
+        let unlimited = connections_within(usize::MAX);
+        assert_eq!(unlimited, (CONNECTIONS_MAX, STRANGERS_MAX));
+    }
+}

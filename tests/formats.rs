@@ -83,6 +83,7 @@ fn config_of(dir: &DataDir) -> NodeConfig {
         snapshot_tail_bytes: 4 << 20,
         snapshot_hold_bytes: 64 << 20,
         apply_entries_max: APPLY_ENTRIES_MAX,
+        memory_limit: None,
         session_limits: SessionLimits::default(),
     }
 }

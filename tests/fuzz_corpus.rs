@@ -271,6 +271,7 @@ fn peer_seeds() -> Vec<(String, Vec<u8>)> {
                 round: 5,
                 disk: Duration::from_millis(3),
                 full: false,
+                memory_full: false,
                 state: None,
             },
         ),

@@ -60,6 +60,10 @@ struct Said {
     snapshots_installed: Option<u64>,
     /// There is no room for more on its disk.
     disk_full: Option<bool>,
+    /// What counts of its memory limit, and that, 0 for none.
+    memory_used_bytes: Option<u64>,
+    memory_limit_bytes: Option<u64>,
+    memory_full: Option<bool>,
     /// Where it last hashed its state for comparison with others', and the hash, hexadecimal.
     state_index: Option<u64>,
     state_hash: Option<String>,
@@ -69,8 +73,14 @@ struct Said {
     uptime_ms: Option<u64>,
     /// Hexadecimal: JSON numbers are not exact above 2^53.
     incarnation: Option<String>,
-    /// Takes part in elections; not while it catches up without its former data directory.
+    /// The configuration names its data directory a voter.
     may_vote: Option<bool>,
+    /// The cluster that it belongs to, hexadecimal; absent before it is founded or adopted.
+    birth: Option<String>,
+    /// The cluster's feature level.
+    level: Option<u32>,
+    /// Its place in a cluster, where an operator has to know or do something.
+    notice: Option<String>,
     /// It was a member, and is none any more.
     removed: Option<bool>,
     version: Option<String>,
@@ -196,6 +206,9 @@ pub fn no_leader(rows: &[Row]) -> Option<String> {
 impl Said {
     fn new(said: StatusResponse, commit_index: u64) -> Said {
         Said {
+            birth: (said.birth != 0).then(|| format!("{:016x}", said.birth)),
+            level: Some(said.level),
+            notice: Some(said.notice).filter(|notice| !notice.is_empty()),
             role: Some(said.role),
             term: Some(said.term),
             leader: u64::try_from(said.leader).ok(),
@@ -221,6 +234,9 @@ impl Said {
             snapshots_taken: Some(said.snapshots_taken),
             snapshots_installed: Some(said.snapshots_installed),
             disk_full: Some(said.disk_full),
+            memory_used_bytes: Some(said.memory_used_bytes),
+            memory_limit_bytes: Some(said.memory_limit_bytes),
+            memory_full: Some(said.memory_full),
             state_index: Some(said.state_index),
             state_hash: Some(format!("{:016x}", said.state_hash)),
             differs_index: Some(said.differs_index).filter(|index| *index > 0),
@@ -263,8 +279,16 @@ fn complaints(row: &Row) -> Vec<String> {
     if said.removed == Some(true) {
         found.push("removed, it is not a member of the cluster any more: stop it".to_owned());
     }
+    found.extend(said.notice.clone());
     if said.disk_full == Some(true) {
         found.push("no space left on its disk: it takes no writes but removes".to_owned());
+    }
+    if said.memory_full == Some(true) {
+        found.push(format!(
+            "memory limit reached, {} of {} bytes: writes that grow the store are refused",
+            said.memory_used_bytes.unwrap_or(0),
+            said.memory_limit_bytes.unwrap_or(0)
+        ));
     }
     if let (Some(index), Some(from)) = (said.differs_index, said.differs_from) {
         found.push(format!(

@@ -76,7 +76,8 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The disk of the leader is full; nothing was done. Safe to repeat later.
+    /// The disk of the leader is full, or the memory limit of a node is reached; nothing was
+    /// done. Safe to repeat later.
     #[error("no space: {reason}")]
     NoSpace {
         /// What the node says.

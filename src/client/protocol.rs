@@ -345,7 +345,9 @@ fn refusal(status: StatusCode, response: KvOperationResponse) -> Answer {
             let operation = response.failed_operation as usize - 1;
             Answer::Refused(ClientError::BatchFailed { operation })
         }
-        Ok(ErrorCode::NoSpace) => Answer::Refused(ClientError::NoSpace { reason }),
+        Ok(ErrorCode::NoSpace | ErrorCode::MemoryLimit) => {
+            Answer::Refused(ClientError::NoSpace { reason })
+        }
         Ok(ErrorCode::SessionExpired) => Answer::Refused(ClientError::SessionExpired {
             outcome_unknown: false,
         }),

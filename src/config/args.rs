@@ -81,6 +81,10 @@ struct Cli {
     /// Bytes a second that are sent of snapshots, 0 for no limit [default: 64 MiB]
     #[arg(long, value_name = "N")]
     snapshot_send_bytes_per_sec: Option<u64>,
+    /// Memory in bytes above which writes that grow the store are refused, 0 for no limit [default: three
+    /// quarters of the machine's or its control group's, shared by the nodes with one address]
+    #[arg(long, value_name = "N")]
+    memory_limit: Option<u64>,
     /// A follower campaigns after a random time of silence in this range [default: 150-300]
     #[arg(long, value_name = "MIN-MAX", value_parser = range_ms)]
     election_timeout_ms: Option<(Duration, Duration)>,
@@ -287,6 +291,7 @@ impl Cli {
             self.snapshot_send_bytes_per_sec,
         );
         set(&mut tuning.segment_bytes, self.segment_bytes);
+        tuning.memory_limit = self.memory_limit.or(tuning.memory_limit);
         set(&mut tuning.heartbeat, ms(self.heartbeat_ms));
         if let Some((min, max)) = self.election_timeout_ms {
             (tuning.election_timeout_min, tuning.election_timeout_max) = (min, max);

@@ -21,6 +21,9 @@
 //! snapshot_hold_bytes = 67108864
 //! snapshot_write_bytes_per_sec = 8388608
 //! snapshot_send_bytes_per_sec = 67108864
+//!
+//! [store]                    # optional, as is every key in it
+//! memory_limit = 1073741824
 //! ```
 //!
 //! A key that is not listed here is an error, so that a typing error does not
@@ -54,6 +57,8 @@ struct Document {
     raft: Raft,
     #[serde(default)]
     log: Log,
+    #[serde(default)]
+    store: Store,
 }
 
 #[derive(Deserialize)]
@@ -85,6 +90,12 @@ struct Log {
     snapshot_hold_bytes: Option<u64>,
     snapshot_write_bytes_per_sec: Option<u64>,
     snapshot_send_bytes_per_sec: Option<u64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Store {
+    memory_limit: Option<u64>,
 }
 
 impl Config {
@@ -133,7 +144,7 @@ impl Config {
             ConfigError::in_file(path, line, reason)
         })?;
 
-        let tuning = tuning(&document.raft, &document.log);
+        let tuning = tuning(&document.raft, &document.log, &document.store);
         tuning
             .check()
             .map_err(|e| ConfigError::in_file(path, None, e.to_string()))?;
@@ -141,7 +152,7 @@ impl Config {
     }
 }
 
-fn tuning(raft: &Raft, log: &Log) -> Tuning {
+fn tuning(raft: &Raft, log: &Log, store: &Store) -> Tuning {
     let default = Tuning::default();
     let ms = |given: Option<u64>, default| given.map_or(default, Duration::from_millis);
     Tuning {
@@ -171,6 +182,7 @@ fn tuning(raft: &Raft, log: &Log) -> Tuning {
             .snapshot_send_bytes_per_sec
             .unwrap_or(default.snapshot_send_bytes_per_sec),
         segment_bytes: log.segment_bytes.unwrap_or(default.segment_bytes),
+        memory_limit: store.memory_limit.or(default.memory_limit),
         reactors: default.reactors,
         pin_cores: default.pin_cores,
     }
@@ -214,12 +226,13 @@ client = "[::1]:2"
     #[test]
     fn tuning_sections_replace_the_defaults_they_name() {
         let text = format!(
-            "{TWO}[raft]\nelection_timeout_ms = [500, 900]\n[log]\nsnapshot_tail_bytes = 7\n"
+            "{TWO}[raft]\nelection_timeout_ms = [500, 900]\n[log]\nsnapshot_tail_bytes = 7\n[store]\nmemory_limit = 100000000\n"
         );
         let tuning = parse(&text).unwrap().tuning;
         assert_eq!(tuning.election_timeout_min, Duration::from_millis(500));
         assert_eq!(tuning.election_timeout_max, Duration::from_millis(900));
         assert_eq!(tuning.snapshot_tail_bytes, 7);
+        assert_eq!(tuning.memory_limit, Some(100_000_000));
         assert_eq!(tuning.heartbeat, Tuning::default().heartbeat);
     }
 

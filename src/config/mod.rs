@@ -7,11 +7,13 @@
 mod args;
 mod cluster;
 mod file;
+mod memory;
 mod tuning;
 
 pub use args::{ArgsExit, LogArgs, ServerArgs};
 pub use cluster::{Cluster, Founding, Member};
 pub use file::Config;
+pub use memory::default_memory_limit;
 pub use tuning::Tuning;
 
 use std::path::{Path, PathBuf};

@@ -16,6 +16,8 @@ const SEGMENT_BYTES_MIN: u64 = (limits::COMMAND_BYTES_MAX + limits::ENTRY_OVERHE
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// A segment is made of whole pages.
 const SEGMENT_BYTES_STEP: u64 = 4096;
+/// Less is used up by a few of the largest values.
+const MEMORY_LIMIT_MIN: u64 = 32 << 20;
 /// A cluster that needs a minute to notice a dead leader is not one.
 const ELECTION_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// More event loops than this help on no machine.
@@ -47,6 +49,9 @@ pub struct Tuning {
     pub snapshot_send_bytes_per_sec: u64,
     /// One segment of the log, in bytes. Default [`limits::SEGMENT_BYTES`].
     pub segment_bytes: u64,
+    /// Memory above which writes that grow the store are refused, in bytes; 0: no limit.
+    /// Default: [`default_memory_limit`](crate::config::default_memory_limit).
+    pub memory_limit: Option<u64>,
     /// Event loops. Default: one a core but the raft thread's, at least one.
     pub reactors: usize,
     /// Whether each event loop and the raft thread keep to one core. Off by default: it
@@ -71,6 +76,7 @@ impl Default for Tuning {
             election_timeout_min: Duration::from_millis(150),
             election_timeout_max: Duration::from_millis(300),
             heartbeat: Duration::from_millis(50),
+            memory_limit: None,
             snapshot_log_bytes: 16 << 20,
             snapshot_tail_bytes: 4 << 20,
             snapshot_hold_bytes: 64 << 20,
@@ -150,6 +156,11 @@ impl Tuning {
             format!(
                 "snapshot_send_bytes_per_sec: must be at least {SNAPSHOT_RATE_MIN}, or 0 for no limit"
             )
+        } else if self
+            .memory_limit
+            .is_some_and(|limit| (1..MEMORY_LIMIT_MIN).contains(&limit))
+        {
+            format!("memory_limit: must be at least {MEMORY_LIMIT_MIN}, or 0 for no limit")
         } else if !(1..=REACTORS_MAX).contains(&self.reactors) {
             format!("reactors: must be from 1 to {REACTORS_MAX}")
         } else {
@@ -198,6 +209,7 @@ mod tests {
         assert!(slow.starts_with("snapshot_send_bytes_per_sec"));
         let slow = refusal(|t| t.snapshot_write_bytes_per_sec = 1000);
         assert!(slow.starts_with("snapshot_write_bytes_per_sec"));
+        assert!(refusal(|t| t.memory_limit = Some(1)).starts_with("memory_limit"));
         assert!(refusal(|t| t.reactors = 0).starts_with("reactors"));
     }
 }

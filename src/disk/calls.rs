@@ -7,11 +7,62 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::Errno;
 
 use super::SegmentId;
 #[cfg(test)]
 use super::file_name;
 use super::segment_map::SegmentMap;
+
+/// How long to wait for another descriptor.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
+/// How often the wait is logged.
+const PAUSES_PER_LINE: u32 = 50;
+
+/// Threads that wait for a descriptor.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a thread of the disk waits for a file descriptor: the process or the system is
+/// short of them, and no disk hangs.
+#[must_use]
+pub fn waits_for_descriptors() -> bool {
+    // ORDERING: Relaxed; a count that guards no other memory.
+    WAITING.load(Ordering::Relaxed) > 0
+}
+
+/// Opens a file, and waits while the process or the system is short of descriptors: that
+/// passes, and nothing was done that could be lost.
+///
+/// # Errors
+/// What the system says otherwise.
+pub(super) fn open(call: &'static str, options: &OpenOptions, path: &Path) -> io::Result<File> {
+    for tries in 0.. {
+        match before(call).and_then(|()| options.open(path)) {
+            Err(error) if is_shortage(&error) => {
+                if tries % PAUSES_PER_LINE == 0 {
+                    log::warn!(target: "Raft", "cannot open {} yet: {error}; raise the limit on open files", path.display());
+                }
+                // ORDERING: as in `waits_for_descriptors`.
+                WAITING.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(SHORTAGE_PAUSE);
+                WAITING.fetch_sub(1, Ordering::Relaxed);
+            }
+            result => return result,
+        }
+    }
+    unreachable!("tried until it is open")
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error
+        .raw_os_error()
+        .is_some_and(|number| shortages.contains(&number))
+}
 
 /// To be asked before each call.
 ///
@@ -38,10 +89,9 @@ pub(super) use self::watch::{Done, How, Inherited, Plan, Watcher, adopt, before,
 
 /// Opens an empty file, new or emptied.
 pub(super) fn create(path: &Path) -> io::Result<File> {
-    before("open")?;
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(true);
-    let file = options.open(path)?;
+    let file = open("open", &options, path)?;
     #[cfg(test)]
     watch::did(Done::Create(watch::name(path)));
     Ok(file)
@@ -89,8 +139,8 @@ pub(super) fn sync(file: &File, path: &Path, all: bool) -> io::Result<()> {
 }
 
 /// Stores into a mapped segment.
-pub(super) fn store(map: &mut SegmentMap, id: SegmentId, offset: usize, data: &[u8]) {
-    map.store(offset, data);
+pub(super) fn store(map: &mut [u8], id: SegmentId, offset: usize, data: &[u8]) {
+    map[offset..offset + data.len()].copy_from_slice(data);
     #[cfg(test)]
     watch::did(Done::Write(
         file_name::segment(id),
@@ -99,7 +149,7 @@ pub(super) fn store(map: &mut SegmentMap, id: SegmentId, offset: usize, data: &[
     ));
 }
 
-/// Syncs what was stored into a mapped segment.
+/// Syncs what was stored into a segment.
 pub(super) fn sync_map(map: &mut SegmentMap, id: SegmentId) -> io::Result<()> {
     before("msync")?;
     #[cfg(test)]

@@ -252,8 +252,7 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     } else {
         path
     };
-    calls::before("open")?;
-    let directory = File::open(path)?;
+    let directory = calls::open("open", OpenOptions::new().read(true), path)?;
     calls::sync_directory(&directory).map_err(|error| {
         if is_no_space(&error) {
             return io::Error::other(error);

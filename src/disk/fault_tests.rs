@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use rustix::io::Errno;
 
 use super::calls::{How, Plan, adopt};
+use super::file_system::FORCE_WRITTEN;
 use super::*;
 use crate::types::NodeId;
 
@@ -282,7 +283,45 @@ fn whichever_call_fails_nothing_is_confirmed_that_is_not_so_and_no_sync_is_repea
             assert_eq!(done, got_over, "call {at}, {call}: {error}");
         }
     }
+    for error in [Errno::MFILE, Errno::NFILE] {
+        for at in 0..calls.len() {
+            let (done, made) = run(at, How::Error(error.raw_os_error()));
+            if made.get(at).is_some_and(|call| call.starts_with("open")) {
+                assert!(done, "call {at}: a lack of descriptors passes");
+            }
+        }
+    }
     for at in 0..calls.len() {
         assert!(run(at, How::Short).0, "call {at} does a part of its work");
     }
+}
+
+#[test]
+fn a_store_that_finds_no_room_is_carried_out_when_there_is_some() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = |at, how, id: u64| {
+        FORCE_WRITTEN.set(true);
+        let ((disk, plan), events) = open_with(dir.path(), at, how);
+        FORCE_WRITTEN.set(false);
+        let mut run = Run {
+            disk,
+            events,
+            synced: Vec::new(),
+            finished: Vec::new(),
+            ended: None,
+        };
+        assert!(
+            run.segment(id, None) && run.store(id, 0, 9),
+            "{:?}",
+            run.ended
+        );
+        let mut buf = [0; 100];
+        let read = run.disk.recover_segment(SegmentId(id), 0, &mut buf);
+        assert_eq!((read.expect("it is there"), buf), (100, [9; 100]));
+        let made = plan.made();
+        made.iter().rposition(|call| *call == "write")
+    };
+    let at = store(usize::MAX, How::Short, 1).expect("a store is a write");
+    let again = store(at, How::Error(Errno::NOSPC.raw_os_error()), 2);
+    assert!(again > Some(at), "the write was repeated");
 }

@@ -1,11 +1,12 @@
-//! The disk of a running node: a data directory, and four threads that do the work.
+//! The disk of a running node: a data directory, and the threads that do the work.
 //!
 //! | thread | does |
 //! |---|---|
-//! | `log-writer` | stores into the mapped segments, syncs them |
+//! | `log-writer` | stores into the segments, syncs them |
 //! | `segment-maker` | makes, recycles and removes segments |
 //! | `file-writer` | writes and reads snapshots and other whole files |
 //! | `file-remover` | gives the room of large files back, a piece at a time |
+//! | `dir-watch` | notices a directory that vanishes |
 //!
 //! They report to a sink that comes with [`FileDisk::open`]. Dropping the disk does all
 //! that was asked for, syncs the log and ends the threads.
@@ -14,16 +15,18 @@ use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use crossbeam_channel::bounded;
 
 use super::data_dir::DataDir;
+use super::dir_watch::DirWatch;
 use super::file_name::{self, parse_file, parse_segment};
 use super::file_remover::{self, FileRemover, Removals};
+use super::file_system::Stores;
 use super::file_writer::{self, FileOperation, FileWriter, read_at};
-use super::log_writer::{self, LogOperation, LogWriter};
+use super::log_writer::{self, LogOperation, LogWriter, Room};
 use super::segment_maker::{self, MakerOperation, SegmentMaker, drop_from_cache};
 use super::worker::{EventSink, Lane, Reporter};
 use super::{Disk, FileId, FileInfo, SegmentId, SegmentInfo, SyncToken};
@@ -39,8 +42,8 @@ pub struct FileDisk {
     maker: Lane<MakerOperation>,
     files: Lane<FileOperation>,
     removed: Lane<PathBuf>,
-    /// Tells that what can be done at the next start is to be left.
-    ending: Arc<AtomicBool>,
+    room: Arc<Room>,
+    watch: DirWatch,
     last_token: SyncToken,
     /// What recovery reads from, opened once: its name and its handle.
     reading: Option<(String, File)>,
@@ -55,12 +58,14 @@ impl FileDisk {
     pub fn open(dir: DataDir, sink: EventSink) -> io::Result<FileDisk> {
         let reporter = Reporter::new(sink);
         let path = dir.path().to_path_buf();
+        let stores = Stores::of(&path);
         let (made_sender, made) = bounded(MADE_MAX);
         let maker = Lane::start("segment-maker", segment_maker::QUEUE_MAX, &reporter, {
             let (dir, reporter) = (path.clone(), reporter.clone());
             move |operations| {
                 let maker = SegmentMaker {
                     dir,
+                    stores,
                     operations,
                     made: made_sender,
                     reporter,
@@ -68,11 +73,13 @@ impl FileDisk {
                 maker.run();
             }
         })?;
+        let ending = Arc::new(AtomicBool::new(false));
+        let room = Arc::new(Room::default());
         let log = Lane::start("log-writer", log_writer::QUEUE_MAX, &reporter, {
             let (maker, reporter) = (maker.handle(), reporter.clone());
-            move |operations| LogWriter::new(operations, made, maker, reporter).run()
+            let (room, ending) = (room.clone(), ending.clone());
+            move |operations| LogWriter::new(operations, made, maker, reporter, room, ending).run()
         })?;
-        let ending = Arc::new(AtomicBool::new(false));
         let removed = Lane::start("file-remover", file_remover::QUEUE_MAX, &reporter, {
             let (reporter, ending) = (reporter.clone(), ending.clone());
             move |operations| {
@@ -85,16 +92,18 @@ impl FileDisk {
             }
         })?;
         let files = Lane::start("file-writer", file_writer::QUEUE_MAX, &reporter, {
-            let reporter = reporter.clone();
+            let (path, reporter) = (path.clone(), reporter.clone());
             let removals = Removals::new(removed.handle());
             move |operations| FileWriter::new(path, operations, removals, reporter).run()
         })?;
+        let watch = DirWatch::start(&path, reporter, ending)?;
         Ok(FileDisk {
             log,
             maker,
             files,
             removed,
-            ending,
+            room,
+            watch,
             last_token: SyncToken::default(),
             reading: None,
             dir,
@@ -149,8 +158,8 @@ impl FileDisk {
 
 impl Drop for FileDisk {
     fn drop(&mut self) {
-        // ORDERING: Relaxed; see `FileRemover`.
-        self.ending.store(true, Ordering::Relaxed);
+        // It also tells the others that the end has come.
+        self.watch.close();
         // The log writer first: it hands on to the maker, as the file writer to the remover.
         self.log.close();
         self.maker.close();
@@ -220,6 +229,10 @@ impl Disk for FileDisk {
 
     fn remove_file(&mut self, id: FileId) {
         self.files.push(FileOperation::Remove(id));
+    }
+
+    fn lacks_room(&self) -> bool {
+        self.room.is_lacking()
     }
 
     fn poll(&mut self) {

@@ -78,8 +78,7 @@ impl FileRemover {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        calls::before("open removed")?;
-        let file = OpenOptions::new().write(true).open(path)?;
+        let file = calls::open("open removed", OpenOptions::new().write(true), path)?;
         let mut len = file.metadata()?.len();
         while len > STEP_BYTES {
             // ORDERING: Relaxed; the flag guards no other memory, and one step more does no harm.

@@ -164,8 +164,7 @@ impl FileWriter {
     /// The file, opened if it exists and was not begun in this run.
     fn open(&mut self, id: FileId) -> io::Result<Option<&mut OpenFile>> {
         if !self.open.contains_key(&id) {
-            let opened = calls::before("open")
-                .and_then(|()| OpenOptions::new().write(true).open(self.path(id)));
+            let opened = calls::open("open", OpenOptions::new().write(true), &self.path(id));
             let file = match opened {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -212,7 +211,7 @@ impl FileWriter {
 
     fn read(&mut self, id: FileId, offset: u64, len: usize) -> io::Result<Option<DiskEvent>> {
         let mut data = Vec::new();
-        match calls::before("open").and_then(|()| File::open(self.path(id))) {
+        match calls::open("open", OpenOptions::new().read(true), &self.path(id)) {
             Ok(file) => {
                 let left = file.metadata()?.len().saturating_sub(offset);
                 data.resize(len.min(usize::try_from(left).unwrap_or(usize::MAX)), 0);

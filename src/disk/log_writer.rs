@@ -1,11 +1,15 @@
-//! The thread that stores into the mapped log and syncs it.
+//! The thread that stores into the log and syncs it.
 //!
-//! It takes all that its queue holds, copies it into the maps, and then serves all
-//! syncs that were among it with one: group commit without a timer. It exists because
-//! a store into a mapped page may wait for the disk for milliseconds, which the raft
-//! thread must not.
+//! It takes all that its queue holds, copies it into the maps (or writes it, see
+//! `file_system.rs`), and then serves all syncs that were among it with one: group commit
+//! without a timer. It exists because a store into a mapped page may wait for the disk for
+//! milliseconds, which the raft thread must not.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
@@ -13,7 +17,7 @@ use super::calls;
 use super::segment_maker::{MadeSegment, MakerOperation};
 use super::segment_map::SegmentMap;
 use super::worker::{Handle, Operations, Reporter};
-use super::{DiskEvent, SegmentId, SyncToken, file_name};
+use super::{DiskEvent, SegmentId, SyncToken, file_name, is_no_space};
 use crate::mem::Buffer;
 use crate::mutation::mutated;
 
@@ -37,6 +41,28 @@ pub(super) enum LogOperation {
     Release { id: SegmentId, then: MakerOperation },
 }
 
+/// How many segments stay open, up to the one that was stored into last, where each takes a
+/// file descriptor. The log stores into the newest and the one before.
+const OPEN_MAX: usize = 4;
+/// How soon a store that found no room is tried again.
+const ROOM_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 100 });
+
+/// Whether a store waits for room.
+#[derive(Debug, Default)]
+pub(super) struct Room(AtomicBool);
+
+impl Room {
+    pub(super) fn is_lacking(&self) -> bool {
+        // ORDERING: Relaxed; the flag guards no other memory.
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set_lacking(&self, lacking: bool) {
+        // ORDERING: as above.
+        self.0.store(lacking, Ordering::Relaxed);
+    }
+}
+
 /// The state of the thread.
 #[derive(Debug)]
 pub(super) struct LogWriter {
@@ -45,6 +71,10 @@ pub(super) struct LogWriter {
     maker: Handle<MakerOperation>,
     reporter: Reporter,
     maps: BTreeMap<SegmentId, SegmentMap>,
+    /// The newest segment that was stored into.
+    newest: SegmentId,
+    room: Arc<Room>,
+    ending: Arc<AtomicBool>,
 }
 
 impl LogWriter {
@@ -53,6 +83,8 @@ impl LogWriter {
         made: Receiver<MadeSegment>,
         maker: Handle<MakerOperation>,
         reporter: Reporter,
+        room: Arc<Room>,
+        ending: Arc<AtomicBool>,
     ) -> LogWriter {
         LogWriter {
             operations,
@@ -60,6 +92,9 @@ impl LogWriter {
             maker,
             reporter,
             maps: BTreeMap::new(),
+            newest: SegmentId(0),
+            room,
+            ending,
         }
     }
 
@@ -90,9 +125,7 @@ impl LogWriter {
                 if !self.maps.contains_key(&id) {
                     self.take_made();
                 }
-                let map = self.maps.get_mut(&id);
-                let map = map.expect("the log stores only into segments that are ready");
-                calls::store(map, id, offset as usize, &data);
+                self.store(id, offset, &data);
             }
             LogOperation::Sync(asked) => *token = Some(asked),
             LogOperation::Release { id, mut then } => {
@@ -110,6 +143,43 @@ impl LogWriter {
                 // The other end lives until this thread has ended.
                 self.maker.send(then);
             }
+        }
+    }
+
+    /// Stores, and waits for room where there is none: nothing that was asked for later may
+    /// come before it.
+    fn store(&mut self, id: SegmentId, offset: u64, data: &[u8]) {
+        let map = self.maps.get_mut(&id);
+        let map = map.expect("the log stores only into segments that are ready");
+        self.newest = self.newest.max(id);
+        loop {
+            match map.store(id, offset as usize, data) {
+                Ok(()) => break,
+                // ORDERING: Relaxed; the flag guards no other memory.
+                Err(error) if is_no_space(&error) && !self.ending.load(Ordering::Relaxed) => {
+                    self.room.set_lacking(true);
+                    thread::sleep(ROOM_PAUSE);
+                }
+                Err(error) => {
+                    let what = format!("store into {}", file_name::segment(id));
+                    self.reporter.fail(what, &error);
+                    break;
+                }
+            }
+        }
+        if self.room.is_lacking() {
+            self.room.set_lacking(false);
+        }
+    }
+
+    /// Lets go of file descriptors that no store is to come for.
+    fn close_old(&mut self) {
+        let written = self.maps.range(..=self.newest);
+        let old = written.rev().skip(OPEN_MAX);
+        let old = old.filter(|(_, map)| map.is_file() && !map.is_dirty());
+        let old: Vec<SegmentId> = old.map(|(id, _)| *id).collect();
+        for id in old {
+            self.maps.remove(&id);
         }
     }
 
@@ -132,6 +202,7 @@ impl LogWriter {
                 sync_map(*id, map, &self.reporter);
             }
         }
+        self.close_old();
         if let Some(token) = token
             && !self.reporter.has_failed()
         {

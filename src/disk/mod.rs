@@ -11,11 +11,13 @@
 
 mod calls;
 mod data_dir;
+mod dir_watch;
 #[cfg(test)]
 mod fault_tests;
 mod file;
 mod file_name;
 mod file_remover;
+mod file_system;
 mod file_writer;
 mod log_writer;
 mod meta;
@@ -23,6 +25,7 @@ mod reader;
 mod rejoin;
 mod segment_maker;
 mod segment_map;
+mod signals;
 mod sim;
 #[cfg(test)]
 mod tests;
@@ -38,10 +41,12 @@ use bytes::Bytes;
 use crate::mem::Buffer;
 use crate::types::EntryId;
 
+pub use calls::waits_for_descriptors;
 pub use data_dir::{DataDir, OpenError};
 pub use file::FileDisk;
 pub use meta::{AddressOverride, Meta};
 pub use reader::{DirReader, Entry};
+pub use signals::explain_signals;
 pub use sim::SimDisk;
 pub use worker::EventSink;
 
@@ -185,6 +190,12 @@ pub trait Disk {
 
     /// Removes a file if it exists. No answer.
     fn remove_file(&mut self, id: FileId);
+
+    /// Whether the file system has no room for what was stored last, though the segment is
+    /// there: it copies on write. The store is tried until there is some.
+    fn lacks_room(&self) -> bool {
+        false
+    }
 
     /// Hands on what earlier calls could not, because a queue was full. To be called
     /// at each [`DiskEvent`], the log does it.

@@ -18,6 +18,7 @@ use rustix::fs::Advice;
 use super::calls;
 use super::data_dir::sync_directory;
 use super::file_remover::remove_if_there;
+use super::file_system::Stores;
 use super::segment_map::SegmentMap;
 use super::worker::{Operations, Reporter};
 use super::{DiskEvent, SegmentId, file_name, is_no_space};
@@ -65,6 +66,7 @@ pub(super) struct MadeSegment {
 #[derive(Debug)]
 pub(super) struct SegmentMaker {
     pub(super) dir: PathBuf,
+    pub(super) stores: Stores,
     pub(super) operations: Operations<MakerOperation>,
     pub(super) made: Sender<MadeSegment>,
     pub(super) reporter: Reporter,
@@ -120,6 +122,7 @@ impl SegmentMaker {
     fn create(&self, id: SegmentId, len: u64) -> io::Result<SegmentMap> {
         let draft = self.dir.join(file_name::segment_draft(id));
         let file = calls::create(&draft)?;
+        self.stores.prepare(&file);
         let zeros = [0; WRITE_BYTES];
         let mut at = 0;
         while at < len {
@@ -133,17 +136,16 @@ impl SegmentMaker {
         calls::sync(&file, &draft, true)?;
         self.rename(&draft, id)?;
         calls::before("map")?;
-        SegmentMap::new(&file, len)
+        SegmentMap::new(file, len, self.stores)
     }
 
     fn reopen(&self, id: SegmentId, len: u64) -> io::Result<SegmentMap> {
         let path = self.dir.join(file_name::segment(id));
-        calls::before("open")?;
-        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        let file = calls::open("open", OpenOptions::new().read(true).write(true), &path)?;
         // Recovery has read it, in large folios.
         drop_from_cache(&file, &path)?;
         calls::before("map")?;
-        SegmentMap::cold(&file, len)
+        SegmentMap::cold(file, len, self.stores)
     }
 
     fn recycle(
@@ -158,8 +160,7 @@ impl SegmentMaker {
             // What the system has taken back meanwhile comes in here, not at a store.
             return self.take_over(&old, id, len, map);
         }
-        let opened = calls::before("open")
-            .and_then(|()| OpenOptions::new().read(true).write(true).open(&old));
+        let opened = calls::open("open", OpenOptions::new().read(true).write(true), &old);
         let file = match opened {
             Ok(file) if file.metadata()?.len() == len => file,
             Ok(_) => {
@@ -172,7 +173,7 @@ impl SegmentMaker {
         drop_from_cache(&file, &old)?;
         read_into_small_folios(&file, len)?;
         calls::before("map")?;
-        let map = SegmentMap::new(&file, len)?;
+        let map = SegmentMap::new(file, len, self.stores)?;
         self.take_over(&old, id, len, map)
     }
 

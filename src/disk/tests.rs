@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::file_system::FORCE_WRITTEN;
 use super::*;
 use crate::mem::Buffer;
 use crate::types::NodeId;
@@ -86,6 +87,7 @@ struct Real {
     disk: Option<FileDisk>,
     events: Receiver<DiskEvent>,
     dir: tempfile::TempDir,
+    is_written: bool,
 }
 
 fn open(dir: &Path) -> (FileDisk, Receiver<DiskEvent>) {
@@ -106,6 +108,18 @@ impl Real {
             disk: Some(disk),
             events,
             dir,
+            is_written: false,
+        }
+    }
+
+    /// One that writes its segments, as on a file system that copies on write.
+    fn written() -> Real {
+        FORCE_WRITTEN.set(true);
+        let real = Real::new();
+        FORCE_WRITTEN.set(false);
+        Real {
+            is_written: true,
+            ..real
         }
     }
 
@@ -127,7 +141,9 @@ impl Harness for Real {
 
     fn restart(mut self) -> Real {
         self.disk = None;
+        FORCE_WRITTEN.set(self.is_written);
         let (disk, events) = open(self.dir.path());
+        FORCE_WRITTEN.set(false);
         self.disk = Some(disk);
         self.events = events;
         self
@@ -322,6 +338,10 @@ macro_rules! conformance {
         mod real {
             use super::*;
             $(#[test] fn $name() { super::$name(Real::new()); })*
+        }
+        mod written {
+            use super::*;
+            $(#[test] fn $name() { super::$name(Real::written()); })*
         }
     };
 }
@@ -614,7 +634,13 @@ fn a_full_file_system_refuses_segments_and_files_and_takes_up_again() {
     let dir = tempfile::tempdir_in(dir).expect("a temporary directory");
     let (disk, events) = open(dir.path());
     let disk = Some(disk);
-    let mut h = Real { disk, events, dir };
+    let is_written = false;
+    let mut h = Real {
+        disk,
+        events,
+        dir,
+        is_written,
+    };
     h.ready(1, 128 << 10, None);
     h.disk().create_segment(SegmentId(2), 4 << 20, None);
     assert_eq!(h.event(), DiskEvent::SegmentNoSpace(SegmentId(2)));
@@ -640,4 +666,23 @@ fn a_full_file_system_refuses_segments_and_files_and_takes_up_again() {
     let mut h = h.restart();
     assert_eq!(h.segment_ids(), [(1, 128 << 10), (3, 128 << 10)]);
     assert_eq!(h.segment(1, 128 << 10), vec![1; 128 << 10]);
+}
+
+#[test]
+fn segments_that_are_written_take_few_descriptors_however_many_there_are() {
+    let mut h = Real::written();
+    let open_files = || {
+        let names = fs::read_dir("/proc/self/fd").expect("a list").flatten();
+        let targets = names.filter_map(|name| fs::read_link(name.path()).ok());
+        targets.collect::<Vec<_>>()
+    };
+    for id in 1..=20 {
+        h.ready(id, 8192, None);
+        h.disk().store(SegmentId(id), 0, Buffer::from(&b"x"[..]));
+        h.synced();
+    }
+    let dir = h.path("");
+    let ours = open_files().into_iter();
+    let segments = ours.filter(|path| path.starts_with(&dir) && path.extension().is_some());
+    assert!(segments.count() <= 5);
 }

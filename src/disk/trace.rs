@@ -22,6 +22,7 @@ use std::time::Duration;
 use super::calls::{Done, Watcher, adopt};
 use super::data_dir::node_path;
 use super::file_name::{is_stale_draft, parse_file, parse_segment};
+use super::file_system::FORCE_WRITTEN;
 use super::{DataDir, DiskEvent, FileDisk, Meta, SimDisk};
 use crate::types::NodeId;
 
@@ -380,6 +381,8 @@ pub(crate) struct Trace {
     model: Model,
     recorder: Arc<Recorder>,
     dir: tempfile::TempDir,
+    /// Segments are written, as on a file system that copies on write.
+    is_written: bool,
 }
 
 impl fmt::Debug for Trace {
@@ -389,8 +392,8 @@ impl fmt::Debug for Trace {
 }
 
 impl Trace {
-    /// A disk on an empty directory.
-    pub(crate) fn begin() -> (Trace, FileDisk) {
+    /// A disk on an empty directory, with segments that are written or mapped.
+    pub(crate) fn begin(is_written: bool) -> (Trace, FileDisk) {
         let memory = Path::new("/dev/shm");
         let dir = if memory.is_dir() {
             tempfile::tempdir_in(memory)
@@ -401,6 +404,7 @@ impl Trace {
             model: Model::default(),
             recorder: Arc::default(),
             dir: dir.expect("a temporary directory"),
+            is_written,
         };
         let disk = trace.open();
         let text = fs::read(trace.meta_path()).expect("it is there");
@@ -442,7 +446,10 @@ impl Trace {
         self.model.names.retain(|name, _| !is_stale_draft(name));
         let sink = move |event| recorder.record(Record::Event(event));
         let dir = dir.expect("a directory of our own");
-        FileDisk::open(dir, Arc::new(sink)).expect("threads start")
+        FORCE_WRITTEN.set(self.is_written);
+        let disk = FileDisk::open(dir, Arc::new(sink)).expect("threads start");
+        FORCE_WRITTEN.set(false);
+        disk
     }
 
     /// The next call of one of the threads that have something to do, drawn by `coin`; `None`

@@ -41,7 +41,7 @@ impl Reporter {
         if !self.failed.swap(true, Ordering::Relaxed) {
             self.report(DiskEvent::Failed {
                 what: what.into(),
-                error: error.to_string(),
+                error: explained(error),
             });
         }
     }
@@ -49,6 +49,16 @@ impl Reporter {
     pub(super) fn has_failed(&self) -> bool {
         // ORDERING: as in `fail`.
         self.failed.load(Ordering::Relaxed)
+    }
+}
+
+/// The error, with what helps where that is a setting.
+fn explained(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::FileTooLarge => {
+            format!("{error}; raise the limit on file sizes (ulimit -f, LimitFSIZE)")
+        }
+        _ => error.to_string(),
     }
 }
 

@@ -6,7 +6,8 @@
 //! allows: a message arrives, arrives and arrives once more later, or is lost; a node times
 //! out, crashes and comes back, with its directory or without; its oldest write reaches the
 //! disk; a leader sends heartbeats, hears of no majority, is asked for a command, a read, a
-//! change of the members, a transfer.
+//! change of the members, a transfer; it hears of another node's directory, or its connection
+//! ends. n1 founds the cluster while all directories are new.
 //!
 //! # What is left out, and why that hides nothing
 //!
@@ -17,7 +18,11 @@
 //!   get lost anyway (one before an election is answered, and who asked may follow again, as it
 //!   does when it hears of a leader); and a leader may find at any time that it has heard of no majority. Leases
 //!   need clocks: they are the simulator's.
-//! * *Random numbers*: only election time-outs are drawn.
+//! * *Waits of the leader's own changes* (`raft/admission.rs`): an old directory counts as
+//!   silent at once, so that one in use is exchanged, too; those who catch up are waited for
+//!   until a tick.
+//! * *Random numbers*: only election time-outs are drawn, and births, which hang on the node,
+//!   its life and its term.
 //! * *Losses*, until the network is nearly full: a message that never arrives is as good as lost.
 //!   So is one that changes nothing when it arrives.
 //! * *Being down*: a node that is down does nothing that a slow one does not do. A crash and the

@@ -285,6 +285,13 @@ impl StateMachine {
         self.store.data_bytes()
     }
 
+    /// What the entries of the store take of memory, in bytes, without what is free in its
+    /// slabs.
+    #[must_use]
+    pub fn live_bytes(&self) -> u64 {
+        self.store.live_bytes()
+    }
+
     /// What the store takes of memory, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {

@@ -17,6 +17,7 @@ use crate::node::durability::Ledger;
 use crate::node::identity::Identity;
 use crate::node::install::Install;
 use crate::node::members::{Addresses, Operators};
+use crate::node::memory::Memory;
 use crate::node::removal::Removal;
 use crate::node::requests::{Answer, Caller, Requests};
 use crate::node::snapshots::Snapshots;
@@ -86,6 +87,9 @@ pub struct NodeConfig {
     pub state_check_entries: u64,
     /// Maximum number of entries that one flush applies; [`APPLY_ENTRIES_MAX`] outside of tests.
     pub apply_entries_max: usize,
+    /// Memory above which writes that grow the store are refused, in bytes, if there is a
+    /// limit.
+    pub memory_limit: Option<u64>,
     /// Bounds of the session table; the same on all nodes.
     pub session_limits: SessionLimits,
 }
@@ -138,6 +142,7 @@ pub struct Node<D: Disk> {
     pub(super) ticks: Ticks,
     pub(super) state_check: StateCheck,
     pub(super) space: Space,
+    pub(super) memory: Memory,
     pub(super) disk_watch: DiskWatch,
     pub(super) out: Outputs,
     /// The term that this node leads, as far as its clients have been told.
@@ -186,6 +191,7 @@ impl<D: Disk> Node<D> {
             removal: Removal::default(),
             ticks: Ticks::default(),
             space: Space::default(),
+            memory: Memory::default(),
             disk_watch: DiskWatch::default(),
             out: Outputs::default(),
             leading: None,
@@ -302,6 +308,7 @@ impl<D: Disk> Node<D> {
         self.raft.note_disk(now, last, waiting);
         self.carry_out(now);
         self.look_for_space(now);
+        self.look_at_memory(now);
         self.watch_disk(now);
         if self.failure.is_some() {
             return;

@@ -74,6 +74,7 @@ fn config(id: u64, members: u64) -> NodeConfig {
         snapshot_tail_bytes: 1 << 10,
         snapshot_hold_bytes: 8 << 10,
         apply_entries_max: APPLY_ENTRIES_MAX,
+        memory_limit: None,
         session_limits: SessionLimits::default(),
     }
 }
@@ -208,7 +209,7 @@ struct Tried {
 
 impl Tried {
     fn start(config: NodeConfig, seed: u64) -> Tried {
-        let (trace, disk) = Trace::begin();
+        let (trace, disk) = Trace::begin(seed % 2 == 1);
         let config = NodeConfig {
             meta: trace.meta(),
             ..config

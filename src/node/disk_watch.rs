@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use log::{info, warn};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, waits_for_descriptors};
 use crate::node::core::Node;
 use crate::time::Time;
 use crate::wal::Position;
@@ -53,8 +53,10 @@ impl<D: Disk> Node<D> {
     /// Looks whether the disk makes progress; the node stops if it has made none for too long.
     pub(super) fn watch_disk(&mut self, now: Time) {
         let at = self.ledger.wal.waits_at();
-        // A full disk is another matter, and may stay so.
-        let at = at.filter(|_| !self.ledger.wal.stalled_for_space());
+        // A full disk, or a lack of descriptors, is another matter, and may stay so.
+        let has_room = !self.ledger.wal.stalled_for_space() && !self.disk.lacks_room();
+        let is_short = !has_room || waits_for_descriptors();
+        let at = at.filter(|_| !is_short);
         let hung = self.disk_watch.waited >= self.config.disk_patience;
         let waited = self.disk_watch.look(now, at);
         let hangs = waited >= self.config.disk_patience;

@@ -388,11 +388,15 @@ impl<D: Disk> Node<D> {
             let voters = self.raft.quorum().voters().len();
             let pending = configuration.pending().map(|(id, _)| id.0.to_string());
             let pending: Vec<String> = pending.collect();
-            return format!(
+            let text = format!(
                 "the cluster is being founded: {voters} of {} first members vote, waiting for {}",
                 self.config.first_members.len(),
                 pending.join(", ")
             );
+            return match refusals.is_empty() {
+                true => text,
+                false => format!("{text}; {refusals}"),
+            };
         }
         if !waits {
             return refusals;

@@ -29,6 +29,8 @@ struct Incoming {
     leader: NodeId,
     last: EntryId,
     checksum: u32,
+    /// Its length, 0 where that is not known yet.
+    total_bytes: u64,
     /// How much of it has been handed to the disk.
     received: u64,
     phase: Phase,
@@ -61,6 +63,7 @@ impl Install {
             leader,
             last,
             checksum,
+            total_bytes: 0,
             received,
             phase,
         });
@@ -78,6 +81,16 @@ impl Install {
     /// Whether there is one.
     pub(super) fn is_receiving(&self) -> bool {
         self.incoming.is_some()
+    }
+
+    /// The memory that the second store takes, or is going to take, in bytes.
+    pub(super) fn store_bytes(&self) -> u64 {
+        self.incoming
+            .as_ref()
+            .map_or(0, |incoming| match &incoming.phase {
+                Phase::Naming { machine, .. } => machine.live_bytes(),
+                Phase::Receiving | Phase::Verifying { .. } => incoming.total_bytes,
+            })
     }
 
     /// Whether the state is about to be replaced.
@@ -121,6 +134,7 @@ impl<D: Disk> Node<D> {
         let Some(incoming) = &mut self.install.incoming else {
             return;
         };
+        incoming.total_bytes = meta.total_bytes;
         if matches!(incoming.phase, Phase::Receiving)
             && offset == incoming.received
             && offset + data.len() as u64 <= meta.total_bytes
@@ -153,6 +167,7 @@ impl<D: Disk> Node<D> {
             leader,
             last: meta.last,
             checksum: meta.checksum,
+            total_bytes: meta.total_bytes,
             received: 0,
             phase: Phase::Receiving,
         };
@@ -293,5 +308,19 @@ impl<D: Disk> Node<D> {
         }
         self.raft
             .answer_snapshot(&call, meta, meta.total_bytes, true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_on_its_way_counts_as_a_second_store() {
+        assert_eq!(Install::default().store_bytes(), 0);
+        let mut install = Install::resume(NodeId(1), EntryId::new(1, 5), 7, 100);
+        let incoming = install.incoming.as_mut().expect("it goes on");
+        incoming.total_bytes = 5_000;
+        assert_eq!(install.store_bytes(), 5_000);
     }
 }

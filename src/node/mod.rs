@@ -16,6 +16,7 @@
 //! | `transfer.rs` | sending a snapshot to a follower |
 //! | `install.rs` | receiving one |
 //! | `backup.rs` | handing one out as a backup |
+//! | `memory.rs` | the memory limit: which writes are refused |
 //! | `space.rs` | a full disk: what goes on, who leads instead |
 //! | `state_check.rs` | comparing the own state with that of other nodes |
 //! | `members.rs` | operators: changes of the members, leadership, an orderly stop |
@@ -33,6 +34,7 @@ mod durability;
 mod identity;
 mod install;
 mod members;
+mod memory;
 mod pace;
 mod recovery;
 mod removal;

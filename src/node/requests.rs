@@ -37,8 +37,8 @@ pub enum Request {
     Write {
         /// As [`crate::kv::Command::encode`] made it.
         command: Bytes,
-        /// Whether it needs room on the disk for data that stays: refused when the disk
-        /// is full, while removes still work.
+        /// Whether it needs room for data that stays: refused when the disk is full or the
+        /// memory limit is reached, while removes still work.
         grows: bool,
     },
     /// A linearizable read.
@@ -83,6 +83,8 @@ pub enum Answer {
     Busy,
     /// The disk is full. Nothing was done.
     NoSpace,
+    /// The memory limit of a voter is reached. Nothing was done.
+    StoreFull,
     /// See [`Request::Status`].
     Status(Box<Status>),
     /// See [`Request::Change`].
@@ -255,8 +257,14 @@ impl<D: Disk> Node<D> {
             Request::Write { .. } if !self.raft.is_leader() => Some(self.not_leading()),
             Request::Write { .. } if !self.identity.is_founded() => Some(Answer::Founding),
             Request::Write { grows: true, .. } if self.space.is_full() => Some(Answer::NoSpace),
+            Request::Write { grows: true, .. } if self.memory.refuses_growth() => {
+                Some(Answer::StoreFull)
+            }
             // The reserve is used up: nothing could be written before there is room.
-            Request::Write { .. } if self.space.is_full() && self.ledger.wal.waiting() > 0 => {
+            Request::Write { .. }
+                if self.space.is_full()
+                    && (self.ledger.wal.waiting() > 0 || self.disk.lacks_room()) =>
+            {
                 Some(Answer::NoSpace)
             }
             Request::Write { command, .. } => self.propose(caller, command),

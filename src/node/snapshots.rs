@@ -235,7 +235,8 @@ impl<D: Disk> Node<D> {
     fn snapshot_due(&self) -> bool {
         let newest = self.snapshots.newest();
         let size = newest.map_or(0, |snapshot| snapshot.total_bytes);
-        self.snapshots.log_bytes > self.config.snapshot_log_bytes.max(size)
+        let log_bytes = self.config.snapshot_log_bytes.max(size);
+        self.snapshots.log_bytes > log_bytes.min(self.log_bytes_max())
             && newest.is_none_or(|snapshot| snapshot.last.index < self.applied())
             && !self.install.is_restoring()
     }

@@ -67,12 +67,15 @@ impl<D: Disk> Node<D> {
     /// Looks whether the disk is full, and what is to be done about it.
     pub(super) fn look_for_space(&mut self, now: Time) {
         let stalled = self.ledger.wal.stalled_for_space();
+        // Where a store waits, it is tried again without being asked for.
+        let lacks_room = self.disk.lacks_room();
         if stalled && self.space.retry == Time::NEVER {
             self.space.retry = now + self.space.pause;
             self.space.pause = (self.space.pause * 2).min(RETRY_MAX);
         }
         // While it is being asked for again nothing has changed.
-        let is_full = stalled || (self.space.is_full && self.ledger.wal.asks_for_space());
+        let is_full =
+            stalled || lacks_room || (self.space.is_full && self.ledger.wal.asks_for_space());
         if is_full != self.space.is_full {
             self.space.is_full = is_full;
             if is_full {

@@ -83,6 +83,12 @@ pub struct Status {
     pub transferee: Option<NodeId>,
     /// Whether there is no room for more on the disk.
     pub disk_full: bool,
+    /// What counts of the memory limit, in bytes.
+    pub memory_used: u64,
+    /// The memory limit, in bytes.
+    pub memory_limit: Option<u64>,
+    /// Whether that is reached.
+    pub memory_full: bool,
     /// Where the state was last hashed, and what came of it.
     pub state: Option<StateHash>,
     /// Where another node has said that its state was another one, and which.
@@ -250,6 +256,9 @@ impl<D: Disk> Node<D> {
             late_ticks: self.ticks.late,
             transferee: raft.transferee(),
             disk_full: self.space.is_full(),
+            memory_used: self.memory.used(),
+            memory_limit: self.config.memory_limit,
+            memory_full: self.memory.is_full(),
             state: self.state_check.newest(),
             differs: self.state_check.differs(),
         }

@@ -339,6 +339,10 @@ pub fn encode_answer(
             "outcome unknown, retry with the same session",
         ),
         Answer::Busy => error(Code::Busy, "busy, too much is waiting"),
+        Answer::StoreFull => error(
+            Code::MemoryLimit,
+            "store full, the memory limit of a node is reached; remove keys or raise --memory-limit",
+        ),
         Answer::NoSpace => error(Code::NoSpace, "no space left on the leader's disk"),
         Answer::Status(_) | Answer::Change(_) | Answer::HandOver(_) | Answer::Backup(_) => {
             unreachable!("they have messages of their own")

@@ -49,24 +49,12 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
                 &request_vote(message, *last, false, *transfer),
             );
         }
-        Body::PreVoteReply { granted } => call(
-            REQUEST_VOTE,
-            &pb::RequestVoteResponse {
-                term,
-                vote_granted: *granted,
-                pre_vote: true,
-                lost_directory: message.lost_directory,
-            },
-        ),
-        Body::VoteReply { granted } => call(
-            REQUEST_VOTE,
-            &pb::RequestVoteResponse {
-                term,
-                vote_granted: *granted,
-                pre_vote: false,
-                lost_directory: message.lost_directory,
-            },
-        ),
+        Body::PreVoteReply { granted } => {
+            call(REQUEST_VOTE, &vote_reply(message, *granted, true));
+        }
+        Body::VoteReply { granted } => {
+            call(REQUEST_VOTE, &vote_reply(message, *granted, false));
+        }
         Body::Append { .. } => {
             let payload = AppendEncoder::default().encode(out, message, sequence);
             out.extend_from_slice(&payload.expect("it is an AppendEntries"));
@@ -98,6 +86,7 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
             round,
             disk,
             full,
+            memory_full,
             state,
         } => call(
             APPEND_ENTRIES,
@@ -109,6 +98,7 @@ pub fn encode_message(out: &mut Buffer, message: &Message, sequence: u64) {
                 read_round: *round,
                 disk_us: u64::try_from(disk.as_micros()).unwrap_or(u64::MAX),
                 disk_full: *full,
+                memory_full: *memory_full,
                 state_index: state.map_or(0, |at| signed(at.index.0)),
                 state_hash: state.map_or(0, |at| at.hash),
                 ..Default::default()
@@ -240,6 +230,15 @@ fn request_vote(
         last_log_term: signed(last.term.0),
         pre_vote,
         transfer,
+    }
+}
+
+fn vote_reply(message: &Message, granted: bool, pre_vote: bool) -> pb::RequestVoteResponse {
+    pb::RequestVoteResponse {
+        term: signed(message.term.0),
+        vote_granted: granted,
+        pre_vote,
+        lost_directory: message.lost_directory,
     }
 }
 
@@ -480,6 +479,7 @@ fn decode_append_reply(reply: &pb::AppendEntriesResponse) -> Result<Body, PeerEr
             round: reply.read_round,
             disk: Duration::from_micros(reply.disk_us),
             full: reply.disk_full,
+            memory_full: reply.memory_full,
             state: state_hash(reply.state_index, reply.state_hash)?,
         });
     }

@@ -129,6 +129,8 @@ pub struct Raft {
     pub(super) follower_reads: FollowerReads,
     /// Whether the own disk has no room for more; see [`Raft::note_space`].
     pub(super) disk_is_full: bool,
+    /// Whether the own memory limit is reached; see [`Raft::note_memory`].
+    pub(super) memory_is_full: bool,
     /// How slow the own disk is; see [`Raft::note_disk`].
     pub(super) disk: Duration,
     pub(super) disk_is_stalled: bool,
@@ -168,6 +170,7 @@ impl Raft {
             follower_reads: FollowerReads::new(config.seed / 2),
             disk: Duration::ZERO,
             disk_is_full: false,
+            memory_is_full: false,
             disk_is_stalled: false,
             leader_last: None,
             written_state: hard_state,
@@ -313,9 +316,14 @@ impl Raft {
             Body::Snapshot(_) => self.handle_snapshot(now, message),
             Body::AppendReply(reply) => self.handle_append_reply(now, message.from, reply),
             Body::HeartbeatReply {
-                round, disk, full, ..
+                round,
+                disk,
+                full,
+                memory_full,
+                state: _,
             } => {
-                self.handle_heartbeat_reply(now, message.from, round, (disk, full));
+                let shortages = (disk, full, memory_full);
+                self.handle_heartbeat_reply(now, message.from, round, shortages);
             }
             Body::SnapshotReply {
                 snapshot,

@@ -208,6 +208,7 @@ impl Raft {
             round,
             disk: self.disk,
             full: self.disk_is_full,
+            memory_full: self.memory_is_full,
             state: None,
         }
     }

@@ -268,7 +268,7 @@ impl Raft {
         now: Time,
         from: Server,
         round: u64,
-        (disk, full): (Duration, bool),
+        (disk, full, memory_full): (Duration, bool, bool),
     ) {
         let from = self.membership.current().counted(from);
         let Role::Leader(leader) = &mut self.role else {
@@ -284,6 +284,7 @@ impl Raft {
         progress.hear(now);
         progress.disk = disk;
         progress.full = full;
+        progress.memory_full = memory_full;
         if let Some(sent) = leader.reads.round_sent_at(round) {
             progress.round_trip = now.since(sent);
         }

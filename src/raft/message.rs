@@ -104,6 +104,8 @@ pub enum Body {
         disk: Duration,
         /// Whether there is no room for more on it.
         full: bool,
+        /// Whether its memory limit is reached. The core only carries it.
+        memory_full: bool,
         /// What the follower's state was where it was asked for. The core only carries it.
         state: Option<StateHash>,
     },

@@ -61,6 +61,8 @@ pub struct Progress {
     pub disk: Duration,
     /// Whether its disk has no room for more, by its own account.
     pub full: bool,
+    /// Whether its memory limit is reached, by its own account.
+    pub memory_full: bool,
     /// How long its last answer to a heartbeat took.
     pub round_trip: Duration,
     /// When `match_index` last moved, or the pipeline was empty.
@@ -85,6 +87,7 @@ impl Progress {
             round: 0,
             disk: Duration::ZERO,
             full: false,
+            memory_full: false,
             round_trip: Duration::ZERO,
             moved: now,
             inflight: VecDeque::new(),

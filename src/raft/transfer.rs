@@ -179,6 +179,11 @@ impl Raft {
         self.disk_is_full = full;
     }
 
+    /// Whether the memory limit is reached. Followers tell their leader.
+    pub fn note_memory(&mut self, full: bool) {
+        self.memory_is_full = full;
+    }
+
     /// How slow the disk is: how long the last write took to become durable, and for how long
     /// the oldest that is not has been `waiting`. Followers tell their leader. A leader whose
     /// disk makes no progress stands down, and nobody campaigns with one.

@@ -17,6 +17,7 @@ mod mail;
 mod peers;
 mod raft_thread;
 mod reactor;
+mod strangers;
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,7 +30,7 @@ use log::{debug, info, warn};
 use rand::TryRng;
 use rand::rngs::SysRng;
 
-use crate::config::{Cluster, Founding, Member, Tuning};
+use crate::config::{Cluster, Founding, Member, Tuning, default_memory_limit};
 use crate::disk::{DataDir, DiskEvent, FileDisk};
 use crate::kv::SessionLimits;
 use crate::limits;
@@ -48,6 +49,7 @@ use crate::server::mail::{
 use crate::server::peers::{Connected, Peers};
 use crate::server::raft_thread::{Clock, RaftThread};
 use crate::server::reactor::Reactor;
+use crate::server::strangers::Strangers;
 use crate::types::{Birth, NodeId};
 
 pub use raft_thread::Ending;
@@ -167,6 +169,7 @@ impl Drop for EndsServer {
 struct Listening {
     loops: Vec<EventLoop>,
     peer_listener: net::ListenerId,
+    strangers: Strangers,
 }
 
 impl Server {
@@ -178,11 +181,11 @@ impl Server {
         let seed = SysRng
             .try_next_u64()
             .map_err(|e| system("draw a random seed")(io::Error::other(e)))?;
-        net::raise_fd_limit().map_err(system("raise the limit of open files"))?;
+        let room = descriptors(options.tuning.reactors)?;
         let member = options.member;
         let reactors = options.tuning.reactors;
         interrupt_nobody();
-        let listening = listen(member.peer, member.client, reactors, seed)?;
+        let listening = listen(&member, reactors, seed, room)?;
         let (lanes, inbox, doorbell) = inbox(reactors);
         let clock = Clock::start();
         let node = recover(&options, seed, clock, &lanes.disk)?;
@@ -386,6 +389,7 @@ fn start_reactors(
         mail,
     ));
     let load = Arc::new(Load::default());
+    let mut strangers = listening.strangers;
     let (mut clients, mut stops, mut threads) = (vec![], vec![], vec![]);
     for (number, mut event_loop) in listening.loops.into_iter().enumerate() {
         let bell = event_loop.doorbell();
@@ -402,6 +406,7 @@ fn start_reactors(
                 (answers, load.clone()),
             ),
             peers: peers.take(),
+            strangers: std::mem::take(&mut strangers),
             kinds: ConnectionMap::default(),
             probes: reactor::probe_limit(),
             stop: stop_mail,
@@ -456,16 +461,34 @@ fn run_raft(thread: RaftThread<FileDisk>, disk_give_up: Option<Duration>) -> End
     ending
 }
 
+/// How many clients and strangers may be connected: as many as leave descriptors for the
+/// disk and the members.
+fn descriptors(reactors: usize) -> Result<(usize, usize), StartError> {
+    let what = "raise the limit on open files";
+    let limit = net::raise_fd_limit().map_err(system(what))?;
+    let limit = limit.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    let of_loops = reactors * limits::REACTOR_DESCRIPTORS;
+    let needed = limits::DESCRIPTORS_MIN + of_loops;
+    if limit < needed {
+        let reason = format!("it is {limit}, a node needs {needed} (ulimit -n, LimitNOFILE)");
+        return Err(system(what)(io::Error::other(reason)));
+    }
+    let room = limits::connections_within(limit - of_loops);
+    info!(target: "RaftClerk", "open files: limit={limit} clients={} strangers={}", room.0, room.1);
+    Ok(room)
+}
+
 fn listen(
-    peer: SocketAddr,
-    client: SocketAddr,
+    member: &Member,
     reactors: usize,
     seed: u64,
+    (clients, strangers): (usize, usize),
 ) -> Result<Listening, StartError> {
+    let (peer, client) = (member.peer, member.client);
     let at = |addr| move |source| StartError::Listen { addr, source };
     let mut busy = Buffer::default();
     proto::encode_answer_frame(&mut busy, 0, &Answer::Busy, |_| None);
-    let budget = ConnectionBudget::with_farewell(limits::CONNECTIONS_MAX, busy.freeze());
+    let budget = ConnectionBudget::with_farewell(clients, busy.freeze());
     let mut loops = Vec::new();
     for number in 0..reactors {
         let options = net::Options {
@@ -478,7 +501,7 @@ fn listen(
     // The peer port is not shared: it guards the client port, which is, against a
     // second process that would get a part of our clients unnoticed.
     // And it has a budget of its own: clients, however many, keep no peer out.
-    let peer_budget = ConnectionBudget::new(limits::PEER_CONNECTIONS_MAX);
+    let peer_budget = ConnectionBudget::new(strangers + limits::MEMBER_DESCRIPTORS / 2);
     let peer_listener = loops[0]
         .io()
         .listen_within(peer, Sharing::Exclusive, peer_budget)
@@ -493,6 +516,7 @@ fn listen(
     Ok(Listening {
         loops,
         peer_listener,
+        strangers: Strangers::new(strangers),
     })
 }
 
@@ -525,8 +549,20 @@ fn node_config(directory: &DataDir, options: &ServerOptions, seed: u64) -> NodeC
         snapshot_send_bytes_per_sec: tuning.snapshot_send_bytes_per_sec,
         state_check_entries: limits::STATE_CHECK_ENTRIES,
         apply_entries_max: APPLY_ENTRIES_MAX,
+        memory_limit: memory_limit(options),
         session_limits: SessionLimits::default(),
     }
+}
+
+/// The memory limit: as it was given, where 0 is none, or what the machine suggests.
+fn memory_limit(options: &ServerOptions) -> Option<u64> {
+    let limit = match options.tuning.memory_limit {
+        Some(given) => Some(given).filter(|given| *given > 0),
+        None => default_memory_limit(&options.cluster, &options.member),
+    };
+    let shown = limit.map_or("none".to_owned(), |limit| limit.to_string());
+    info!(target: "RaftClerk", "memory limit: bytes={shown}");
+    limit
 }
 
 fn first_members(cluster: &Cluster) -> Configuration {

@@ -121,6 +121,11 @@ impl Peers {
         }
     }
 
+    /// Whether a member has introduced itself on this connection.
+    pub(super) fn has_introduced(&self, connection: ConnectionId) -> bool {
+        self.introduced.get(connection).is_some()
+    }
+
     /// Whom `connector` dials.
     pub(super) fn dialled(&self, connector: ConnectorId) -> Option<NodeId> {
         self.outgoing

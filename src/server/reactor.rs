@@ -12,12 +12,15 @@ use crate::net::rate_limit::RateLimit;
 use crate::net::{CloseReason, ConnectionId, ConnectionMap, ConnectorId, Handler, Io, ListenerId};
 use crate::server::clients::Clients;
 use crate::server::peers::Peers;
+use crate::server::strangers::Strangers;
 
 /// The handler of one event loop.
 pub(super) struct Reactor {
     pub(super) clients: Clients,
     /// On the first reactor only.
     pub(super) peers: Option<Peers>,
+    /// On the peer port.
+    pub(super) strangers: Strangers,
     pub(super) kinds: ConnectionMap<Kind>,
     /// For lines about connections to the peer port that say nothing.
     pub(super) probes: RateLimit,
@@ -65,19 +68,21 @@ impl Reactor {
 impl Handler for Reactor {
     fn on_accept(
         &mut self,
-        _io: &mut Io,
+        io: &mut Io,
         listener: ListenerId,
         connection: ConnectionId,
         peer: SocketAddr,
     ) {
-        let of_peers = self
-            .peers
-            .as_ref()
-            .is_some_and(|peers| peers.listener == listener);
-        let kind = if of_peers {
-            Kind::Stranger(peer)
-        } else {
-            Kind::Client
+        let peers = self.peers.as_ref();
+        let kind = match peers.filter(|peers| peers.listener == listener) {
+            Some(peers) => {
+                let is_known = |id| peers.has_introduced(id) || !io.is_open(id);
+                if let Some(oldest) = self.strangers.admit(connection, is_known) {
+                    io.abort(oldest);
+                }
+                Kind::Stranger(peer)
+            }
+            None => Kind::Client,
         };
         self.kinds.insert(connection, kind);
     }

@@ -316,7 +316,11 @@ impl Client {
                 self.target = leader.0;
                 return Next::Again;
             }
-            Answer::NoLeader | Answer::Founding | Answer::Busy | Answer::NoSpace => {
+            Answer::NoLeader
+            | Answer::Founding
+            | Answer::Busy
+            | Answer::NoSpace
+            | Answer::StoreFull => {
                 self.target = rng.random_range(0..nodes);
                 if now >= current.invoked + PATIENCE {
                     self.give_up(history);

@@ -184,6 +184,7 @@ impl Simulation {
             snapshot_write_bytes_per_sec: 4 << 20,
             state_check_entries: 8,
             apply_entries_max: plan.apply_entries_max,
+            memory_limit: None,
             session_limits: plan.session_limits,
         }
     }

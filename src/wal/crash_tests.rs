@@ -29,7 +29,7 @@ struct Run {
 
 impl Run {
     fn start(seed: u64) -> Run {
-        let (trace, mut disk) = Trace::begin();
+        let (trace, mut disk) = Trace::begin(seed % 2 == 1);
         let (wal, _) = Wal::recover(&mut disk, OPTIONS).expect("an empty disk");
         Run {
             trace,

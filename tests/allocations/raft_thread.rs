@@ -119,6 +119,7 @@ fn open(id: u64, snapshot_log_bytes: u64) -> Node<NullDisk> {
         disk_give_up: None,
         state_check_entries: 256,
         apply_entries_max: APPLY_ENTRIES_MAX,
+        memory_limit: None,
         session_limits: SessionLimits {
             implicit_window: 1_000,
             ..SessionLimits::default()

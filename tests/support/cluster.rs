@@ -53,6 +53,8 @@ pub struct TestCluster {
     arguments: Vec<String>,
     /// How many of the nodes are first members; the others join later.
     first: usize,
+    /// Whether a cluster of one has been founded: once in its life.
+    founded: bool,
     /// Put before the program: a tracer, say. `{node}` stands for the node's number.
     wrapper: Vec<String>,
     directory: TempDir,
@@ -102,6 +104,7 @@ impl TestCluster {
             peers: peers.to_vec(),
             arguments: arguments.iter().map(ToString::to_string).collect(),
             first,
+            founded: false,
             wrapper: Vec::new(),
             directory,
             _ports: None,
@@ -227,7 +230,7 @@ impl TestCluster {
     pub fn start_with(&mut self, node: usize, more: &[&str]) {
         assert!(matches!(self.nodes[node], Process::Down), "{node} is up");
         fs::create_dir_all(self.data_dir()).expect("the data directory");
-        if self.first == 1 && node == 0 && !self.node_dir(0).exists() {
+        if self.first == 1 && node == 0 && !std::mem::replace(&mut self.founded, true) {
             self.found(0);
         }
         let output = self.log(node);

@@ -123,7 +123,10 @@ impl Client {
                 {
                     last = format!("{code:?}: {reason}");
                     match code {
-                        ErrorCode::NoLeader | ErrorCode::Busy | ErrorCode::NoSpace => {}
+                        ErrorCode::NoLeader
+                        | ErrorCode::Busy
+                        | ErrorCode::NoSpace
+                        | ErrorCode::MemoryLimit => {}
                         ErrorCode::OutcomeUnknown => may_have_effect = true,
                         other => panic!("an answer without a meaning: {other:?} {reason}"),
                     }

@@ -116,6 +116,10 @@ fn error_codes_decide_what_is_retried() {
         Answer::Refused(ClientError::KeyExists)
     );
     assert_eq!(
+        refused(ErrorCode::MemoryLimit),
+        Answer::Refused(ClientError::NoSpace { reason: why() })
+    );
+    assert_eq!(
         refused(ErrorCode::NoSpace),
         Answer::Refused(ClientError::NoSpace { reason: why() })
     );

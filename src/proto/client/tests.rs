@@ -58,6 +58,7 @@ fn only_a_duplicate_put_has_a_reason_that_says_exists() {
         Answer::OutcomeUnknown,
         Answer::Busy,
         Answer::NoSpace,
+        Answer::StoreFull,
     ];
     for answer in answers {
         let duplicate = answer == Answer::Applied(Outcome::KeyExists);

@@ -74,11 +74,12 @@ fn body() -> impl Strategy<Value = Body> {
                 }),
             }
         }),
-        (any::<u64>(), any::<u32>(), any::<bool>(), state()).prop_map(
-            |(round, us, full, state)| Body::HeartbeatReply {
+        (any::<u64>(), any::<u32>(), any::<[bool; 2]>(), state()).prop_map(
+            |(round, us, [full, memory_full], state)| Body::HeartbeatReply {
                 round,
                 disk: Duration::from_micros(us.into()),
                 full,
+                memory_full,
                 state,
             }
         ),

@@ -263,6 +263,7 @@ fn only_promises_wait_for_the_disk() {
             round: 3,
             disk: Duration::ZERO,
             full: false,
+            memory_full: false,
             state: None,
         }
     );
@@ -349,6 +350,7 @@ fn nonsense_from_a_follower_is_ignored() {
             round: 99,
             disk: Duration::ZERO,
             full: false,
+            memory_full: false,
             state: None,
         },
         Body::VoteReply { granted: true },
@@ -399,6 +401,7 @@ fn a_newer_term_in_any_message_makes_a_follower_of_any_role() {
                     round: 1,
                     disk: Duration::ZERO,
                     full: false,
+                    memory_full: false,
                     state: None,
                 },
                 false,
@@ -450,6 +453,7 @@ fn a_leader_sends_each_follower_a_heartbeat_in_each_interval() {
                 round: 1,
                 disk: Duration::ZERO,
                 full: false,
+                memory_full: false,
                 state: None,
             };
             raft.step(due, from(peer, 2, reply));

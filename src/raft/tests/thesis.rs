@@ -83,6 +83,7 @@ fn a_leader_begins_with_an_empty_entry_and_answers_no_read_before_it_is_committe
         round,
         disk: Duration::ZERO,
         full: false,
+        memory_full: false,
         state: None,
     };
     raft.read(ReadId(1));

@@ -212,8 +212,9 @@ impl<'a> Digest<'a> {
                 round,
                 disk,
                 full,
+                memory_full,
                 state: _, // The core only carries it.
-            } => self.put((round, disk, full)),
+            } => self.put((round, disk, full, memory_full)),
             Body::ReadIndex { context } => self.put(context),
             Body::ReadIndexReply { context, index } => self.put((context, index)),
             Body::TimeoutNow => {}
@@ -246,6 +247,7 @@ impl<'a> Digest<'a> {
             leader_last,
             follower_reads,
             disk_is_full,
+            memory_is_full,
             disk: _, // Only status shows it.
             disk_is_stalled,
             out,
@@ -282,7 +284,7 @@ impl<'a> Digest<'a> {
         self.membership(membership);
         self.maybe_server(*leader);
         self.put((*election_deadline == Time::NEVER, leader_last));
-        self.put((disk_is_full, disk_is_stalled));
+        self.put((disk_is_full, memory_is_full, disk_is_stalled));
         let FollowerReads {
             new,
             asked,
@@ -406,6 +408,7 @@ impl<'a> Digest<'a> {
             round,
             disk: _, // For the choice of a successor, where some disk is slow.
             full,
+            memory_full,
             round_trip: _, // Only status shows it.
             moved: _,      // Forgotten: see `forget_time`.
             inflight,
@@ -418,7 +421,7 @@ impl<'a> Digest<'a> {
             State::Snapshot => 3,
         };
         self.put((match_index, next_index, state, counts, round, full));
-        self.put(*answered == Time::ZERO);
+        self.put((memory_full, *answered == Time::ZERO));
         let list: Vec<(Index, usize)> = inflight
             .iter()
             .map(|Inflight { last, bytes }| (*last, *bytes))

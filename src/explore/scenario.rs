@@ -2,6 +2,7 @@
 
 use crate::explore::node::change;
 use crate::raft::Change;
+use crate::types::NodeId;
 
 /// Something that happens at most so often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,4 +164,27 @@ impl Scenario {
             || (self.all_changes().iter().flatten()).any(|change| change.id().0 == id)
             || !self.actors.is_empty() && !self.actors.contains(&id)
     }
+}
+
+/// All ways to name the nodes that leave those that differ from the others as they are. The
+/// first leaves all.
+pub(super) fn namings(scenario: &Scenario) -> Vec<Vec<NodeId>> {
+    let all = scenario.nodes + scenario.spare;
+    let mut ways = vec![vec![NodeId(0)]];
+    for id in 1..=all {
+        let mut longer = Vec::new();
+        for way in &ways {
+            for name in (1..=all).map(NodeId) {
+                let taken = way[1..].contains(&name);
+                let fits =
+                    name.0 == id || !(scenario.is_special(id) || scenario.is_special(name.0));
+                if fits && !taken {
+                    longer.push([&way[..], &[name]].concat());
+                }
+            }
+        }
+        ways = longer;
+    }
+    ways.sort(); // The names as they are come first.
+    ways
 }

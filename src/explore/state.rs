@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::explore::invariants::{self, History};
 use crate::explore::node::{self, Disk, Event, Node};
 use crate::explore::numbered::{Map, Numbered, spread};
-use crate::explore::scenario::{Budget, Scenario, Spend};
+use crate::explore::scenario::{Budget, Scenario, Spend, namings};
 use crate::raft::{
     Digest, Introduction, LEVEL_MAX, Message, ReadId, ReadOutcome, TICK_CAMPAIGNS,
     TICK_GIVES_TRANSFER_UP, TICK_REPEATS,
@@ -580,29 +580,6 @@ fn introductions(scenario: &Scenario) -> Vec<(Event, Option<Spend>)> {
         events.push((Event::Disconnect(id), Some(Spend::Introduce)));
     }
     events
-}
-
-/// All ways to name the nodes that leave those that differ from the others as they are. The
-/// first leaves all.
-fn namings(scenario: &Scenario) -> Vec<Vec<NodeId>> {
-    let all = scenario.nodes + scenario.spare;
-    let mut ways = vec![vec![NodeId(0)]];
-    for id in 1..=all {
-        let mut longer = Vec::new();
-        for way in &ways {
-            for name in (1..=all).map(NodeId) {
-                let taken = way[1..].contains(&name);
-                let fits =
-                    name.0 == id || !(scenario.is_special(id) || scenario.is_special(name.0));
-                if fits && !taken {
-                    longer.push([&way[..], &[name]].concat());
-                }
-            }
-        }
-        ways = longer;
-    }
-    ways.sort(); // The names as they are come first.
-    ways
 }
 
 fn insert(state: &mut State, all: &Numbered<Message>, ways: usize, message: u32) {

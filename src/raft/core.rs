@@ -157,7 +157,6 @@ impl Raft {
             log.last().term <= hard_state.term,
             "no entry is of a term never seen"
         );
-        let rng = Draws::new(config.seed);
         let mut raft = Raft {
             membership: Membership::restore(&log, &config),
             // A promise of an earlier life may still be relied on.
@@ -183,7 +182,7 @@ impl Raft {
             introductions: BTreeMap::new(),
             leader_heard: Time::ZERO,
             election_deadline: Time::NEVER,
-            rng,
+            rng: Draws::new(config.seed),
             out: Ready::default(),
             config,
         };

@@ -24,10 +24,11 @@ export RAFTKV_KILLS="${RAFTKV_KILLS:-100}"                         # kills whose
 export RAFTKV_LARGE_ROUNDS="${RAFTKV_LARGE_ROUNDS:-30}"             # rounds of values of 8 MiB
 export RAFTKV_LOAD_SECONDS="${RAFTKV_LOAD_SECONDS:-300}"           # of load that moves no leadership
 export RAFTKV_SEEDS="${RAFTKV_SEEDS:-20000}"                       # of the simulator
+export RAFTKV_STATES="${RAFTKV_STATES:-2000000}"                   # of each scenario of the explorer
 
 tests=("$@")
 if [ ${#tests[@]} -eq 0 ]; then
-    tests=(layers wire_format start_order membership elections pin_cores bad_input bad_use failover linearizable namespaces catch_up backup full_disk shortages hung_disk synced_answers ageing scripts simulator)
+    tests=(layers wire_format start_order membership elections pin_cores bad_input bad_use failover linearizable namespaces catch_up backup full_disk shortages hung_disk synced_answers ageing scripts simulator explorer)
 fi
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 

@@ -8,7 +8,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | L6 | [`server`], [`sim`], [`client`] |
+//! | L6 | [`server`], [`sim`], [`explore`], [`client`] |
 //! | L5 | [`proto`] |
 //! | L4 | [`node`] |
 //! | L3 | [`raft`], [`kv`], [`wal`], [`net`] |
@@ -37,5 +37,6 @@ pub mod node;
 pub mod proto;
 
 pub mod client;
+pub mod explore;
 pub mod server;
 pub mod sim;

@@ -488,7 +488,9 @@ impl<D: Disk> Node<D> {
         }
         if self.config.read_lease {
             let length = self.config.election_timeout.0.as_millis();
-            next.promised_ms = next.promised_ms.max(u64::try_from(length).unwrap_or(u64::MAX));
+            next.promised_ms = next
+                .promised_ms
+                .max(u64::try_from(length).unwrap_or(u64::MAX));
         }
         if configuration.level() > 0 {
             if next.birth != Birth::NONE && next.birth != configuration.birth() {

@@ -4,13 +4,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 
 use crate::limits;
 use crate::mutation::mutated;
 use crate::raft::admission::Introduction;
+use crate::raft::config::Config;
 use crate::raft::configuration::Configuration;
+use crate::raft::fingerprint::Draws;
 use crate::raft::follower_read::FollowerReads;
 use crate::raft::invariants;
 use crate::raft::leader::Leader;
@@ -24,36 +25,6 @@ use crate::time::Time;
 use crate::types::{
     Birth, Entry, EntryId, HardState, Incarnation, Index, NodeId, Payload, Server, Term,
 };
-
-/// What a node is told at its start.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// This node and its data directory.
-    pub server: Server,
-    /// Members as of the snapshot that the log begins behind; empty where there is none
-    /// and the directory has not been founded or adopted. What the log says is newer.
-    pub configuration: Configuration,
-    /// Members before the first entry of a log that begins below feature level 1.
-    pub first_members: Configuration,
-    /// An election begins after a time drawn from this range (paper §5.2). The same on
-    /// all nodes.
-    pub election_timeout: (Duration, Duration),
-    /// How often a leader says that it is there; well below the election timeout.
-    pub heartbeat: Duration,
-    /// Seeds all random choices.
-    pub seed: u64,
-    /// Whether this directory takes part in elections below feature level 1, where no
-    /// configuration says so.
-    pub established: bool,
-    /// Whether this node answers reads by a lease while it leads, and gives the promises
-    /// that other leaders' leases rest on.
-    pub read_lease: bool,
-    /// The longest promise that this directory may ever have given, by its disk. It is
-    /// honoured after a restart, whatever the options are now.
-    pub promised: Duration,
-    /// A disk that has made no progress for so long costs a leader its leadership.
-    pub disk_patience: Duration,
-}
 
 /// Why a proposal was not taken. Nothing was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,7 +44,7 @@ pub enum ProposeError {
 }
 
 /// What a node is doing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Role {
     /// Follows whoever leads.
     Follower,
@@ -103,11 +74,12 @@ pub(super) enum Transition {
 }
 
 /// One node's part in the protocol. See the module's docs for how it is driven.
+#[derive(Clone)]
 pub struct Raft {
     pub(super) config: Config,
     pub(super) hard_state: HardState,
     /// The hard state that has been handed to the disk.
-    written_state: HardState,
+    pub(super) written_state: HardState,
     /// The highest term whose hard state is on the disk.
     pub(super) stable_state: HardState,
     pub(super) log: Log,
@@ -121,13 +93,13 @@ pub struct Raft {
     /// lease relies on it.
     pub(super) lease_promise: Time,
     /// Whether the length of this node's promises is on its disk.
-    may_promise: bool,
+    pub(super) may_promise: bool,
     /// A promise was given since the last ready value, by a clock that may be old by now.
-    has_promised: bool,
+    pub(super) has_promised: bool,
     /// When the leader was last heard of.
     pub(super) leader_heard: Time,
     pub(super) election_deadline: Time,
-    pub(super) rng: StdRng,
+    pub(super) rng: Draws,
     /// Where the leader of this term last said its log ends.
     pub(super) leader_last: Option<Index>,
     /// Reads that this node answers while another leads.
@@ -162,7 +134,6 @@ impl Raft {
             log.last().term <= hard_state.term,
             "no entry is of a term never seen"
         );
-        let rng = StdRng::seed_from_u64(config.seed);
         let mut raft = Raft {
             membership: Membership::restore(&log, &config),
             // A promise of an earlier life may still be relied on.
@@ -189,7 +160,7 @@ impl Raft {
             introductions: BTreeMap::new(),
             leader_heard: Time::ZERO,
             election_deadline: Time::NEVER,
-            rng,
+            rng: Draws::new(config.seed),
             out: Ready::default(),
             config,
         };
@@ -474,7 +445,7 @@ impl Raft {
     }
 
     pub(super) fn draw_birth(&mut self) -> Birth {
-        Birth(self.rng.random_range(1..=u64::MAX))
+        Birth(self.rng.rng.random_range(1..=u64::MAX))
     }
 
     /// Whether nothing has happened here: no term, no vote, no entry, no snapshot.
@@ -503,12 +474,7 @@ impl Raft {
 
     /// Takes what has to happen. New entries to be written are in [`Raft::unwritten`].
     pub fn take_ready(&mut self, now: Time) -> Ready {
-        // The heartbeat may have been taken in by a clock that was read before it was sent.
-        // Its answer leaves now, and so the promise counts from now: it has to outlast the
-        // lease, which counts from when the heartbeat was sent.
-        if std::mem::take(&mut self.has_promised) && !mutated!(PromiseByOldClock) {
-            self.lease_promise = self.lease_promise.max(now + self.config.election_timeout.0);
-        }
+        self.date_promise(now);
         self.flush_leader(now);
         self.flush_follower_reads(now);
         if self.hard_state != self.written_state {
@@ -531,24 +497,6 @@ impl Raft {
     /// handed to the disk from now on.
     pub fn unwritten(&mut self) -> Cow<'_, [Entry]> {
         self.log.take_unwritten()
-    }
-
-    /// The length of this node's promises is on its disk: they may be given from now on.
-    pub fn allow_promises(&mut self) {
-        self.may_promise = self.config.read_lease;
-    }
-
-    /// Promises to help nobody else to leadership for a while; returns for how long.
-    pub(super) fn promise_lease(&mut self, now: Time) -> Duration {
-        if !self.may_promise {
-            return Duration::ZERO;
-        }
-        let length = self.config.election_timeout.0;
-        if !mutated!(LeaseNotHonoured) {
-            self.lease_promise = self.lease_promise.max(now + length);
-            self.has_promised = true;
-        }
-        length
     }
 
     /// Queues a message that speaks for nothing but the term.
@@ -615,7 +563,7 @@ impl Raft {
             Some(false) => (min + quarter, max),
         };
         let span = (max - min).as_nanos() as u64;
-        let timeout = min + Duration::from_nanos(self.rng.random_range(0..=span));
+        let timeout = min + Duration::from_nanos(self.rng.rng.random_range(0..=span));
         self.election_deadline = if self.may_campaign() {
             now + timeout
         } else {

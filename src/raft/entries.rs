@@ -52,7 +52,7 @@ const KEPT_BYTES_MAX: usize = 64 << 10;
 
 /// What a leader has sent lately: to be sent to the next follower too, and to be filled
 /// anew when all messages with it are gone, so that steady work allocates nothing.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Sent(VecDeque<Entries>);
 
 impl Sent {

@@ -16,16 +16,16 @@ use crate::time::Time;
 use crate::types::{Index, Server};
 
 /// Reads of a follower that wait for its leader.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct FollowerReads {
     /// What no question was sent for.
-    new: Vec<ReadId>,
+    pub(super) new: Vec<ReadId>,
     /// What the question on its way is for.
-    asked: Vec<ReadId>,
+    pub(super) asked: Vec<ReadId>,
     /// The number of the question that was last sent.
-    context: u64,
+    pub(super) context: u64,
     /// When it is asked again.
-    deadline: Time,
+    pub(super) deadline: Time,
 }
 
 impl FollowerReads {

@@ -23,26 +23,26 @@ use crate::types::{Entry, EntryId, Index, Payload, Server};
 const PROBE_BYTES_MAX: usize = 4 << 10;
 
 /// What only a leader has.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Leader {
     /// All other members, and who is one no more until that is committed.
     pub(super) followers: BTreeMap<Server, Progress>,
     /// The keys of `followers`.
-    order: Vec<Server>,
+    pub(super) order: Vec<Server>,
     pub(super) reads: Reads,
     /// Reads that came in before the first entry of this term was committed: until
     /// then the leader may not know what is committed (thesis §6.4).
-    early_reads: Vec<Reader>,
+    pub(super) early_reads: Vec<Reader>,
     /// The first entry of this term.
     pub(super) term_start: Index,
     /// To whom leadership is being handed.
     pub(super) transfer: Option<Transfer>,
     /// Somebody was told to campaign: no lease for the rest of the term.
     pub(super) lease_void: bool,
-    heartbeat_due: Time,
+    pub(super) heartbeat_due: Time,
     /// When it looks after its followers again. Not put off by rounds of reads, as the
     /// next heartbeat is.
-    check_due: Time,
+    pub(super) check_due: Time,
     /// Entries that are not committed, in bytes.
     pub(super) uncommitted_bytes: usize,
     /// What was sent lately.
@@ -109,7 +109,7 @@ impl Leader {
 
     /// What decides has reached, `own` being the leader's. Followers that do not count
     /// have reached nothing.
-    fn reached(
+    pub(super) fn reached(
         &self,
         (quorum, id): (&Quorum, Server),
         own: u64,
@@ -238,17 +238,6 @@ impl Raft {
         {
             self.answer_reader(reader, Some(index));
         }
-    }
-
-    /// Until when no other leader can exist: a quorum has promised to help nobody else to
-    /// leadership before then. Each promise has its own length, which its answer states.
-    fn lease_end(&self, leader: &Leader) -> Time {
-        if !self.config.read_lease || leader.lease_void {
-            return Time::ZERO;
-        }
-        let who = (self.membership.quorum(), self.own());
-        let until = leader.reached(who, Time::NEVER.as_nanos(), |p| p.lease.as_nanos());
-        Time::from_nanos(until)
     }
 
     /// Answers all reads at once, if the lease holds at `now`, which is after they came

@@ -9,7 +9,7 @@ use std::collections::{VecDeque, vec_deque};
 use crate::types::{Entry, EntryId, Index, Term};
 
 /// The log of one node. See the module's docs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Log {
     /// The last compacted entry; entries behind it are in `entries`.
     base: EntryId,

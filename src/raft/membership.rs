@@ -6,8 +6,9 @@ use std::collections::VecDeque;
 use log::info;
 
 use crate::limits;
+use crate::raft::config::Config;
 use crate::raft::configuration::{Change, ChangeError, Configuration, Step};
-use crate::raft::core::{Config, Raft, Role, Transition};
+use crate::raft::core::{Raft, Role, Transition};
 use crate::raft::entries::Entries;
 use crate::raft::leader::Leader;
 use crate::raft::log::Log;
@@ -18,17 +19,17 @@ use crate::time::Time;
 use crate::types::{Entry, EntryId, Index, NodeId, Payload, Server};
 
 /// The configurations that the log holds, and the one that it begins with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Membership {
     /// Each with the index of its entry, in the order of the log. The first is committed;
     /// the last counts.
-    list: VecDeque<(Index, Configuration)>,
+    pub(super) list: VecDeque<(Index, Configuration)>,
     /// Of the last.
-    quorum: Quorum,
+    pub(super) quorum: Quorum,
     /// The highest priority of a voter, if not all have the same.
-    highest: Option<u8>,
+    pub(super) highest: Option<u8>,
     /// How often the configuration that counts has changed.
-    version: u64,
+    pub(super) version: u64,
     /// A leader may have something to do once the last is committed.
     pub(super) unsettled: bool,
 }
@@ -198,6 +199,10 @@ impl Raft {
     ) -> Result<EntryId, ChangeError> {
         if !self.is_leader() {
             return Err(ChangeError::NotLeader);
+        }
+        let ids: Vec<NodeId> = changes.iter().map(Change::id).collect();
+        if let Some(at) = (1..ids.len()).find(|at| ids[..*at].contains(&ids[*at])) {
+            return Err(ChangeError::Twice(ids[at]));
         }
         let configuration = self.membership.current();
         let steps: Result<Vec<Step>, ChangeError> = changes

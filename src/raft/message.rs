@@ -141,6 +141,26 @@ pub enum Body {
 }
 
 impl Body {
+    /// The name of the kind, as scripts have it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Body::PreVote { .. } => "prevote",
+            Body::PreVoteReply { .. } => "prevote-reply",
+            Body::Vote { .. } => "vote",
+            Body::VoteReply { .. } => "vote-reply",
+            Body::Append { .. } => "append",
+            Body::AppendReply(_) => "append-reply",
+            Body::Heartbeat { .. } => "heartbeat",
+            Body::HeartbeatReply { .. } => "heartbeat-reply",
+            Body::ReadIndex { .. } => "read-index",
+            Body::ReadIndexReply { .. } => "read-index-reply",
+            Body::TimeoutNow => "timeout-now",
+            Body::Snapshot(_) => "snapshot",
+            Body::SnapshotReply { .. } => "snapshot-reply",
+        }
+    }
+
     /// Whether this goes out as a call of its own, rather than as the answer to one.
     #[must_use]
     pub fn is_request(&self) -> bool {

@@ -44,14 +44,17 @@
 //! scripts that read like stories: `tests/`.
 
 mod admission;
+mod config;
 pub mod configuration;
 mod core;
 mod election;
 mod entries;
+mod fingerprint;
 mod follower;
 mod follower_read;
 mod invariants;
 mod leader;
+mod lease;
 mod log;
 mod membership;
 mod message;
@@ -60,16 +63,18 @@ pub mod quorum;
 pub mod read;
 mod ready;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transfer;
 mod view;
 
 pub use self::admission::Introduction;
+pub use self::config::Config;
 pub use self::configuration::{
     Change, ChangeError, Configuration, ConfigurationError, LEVEL_MAX, Member, Standing, Step,
 };
-pub use self::core::{Config, ProposeError, Raft};
+pub use self::core::{ProposeError, Raft};
 pub use self::entries::Entries;
+pub use self::fingerprint::{Digest, TICK_CAMPAIGNS, TICK_GIVES_TRANSFER_UP, TICK_REPEATS};
 pub use self::invariants::check_log;
 pub use self::log::Log;
 pub use self::message::{

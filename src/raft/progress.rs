@@ -27,9 +27,9 @@ pub enum State {
 
 /// One AppendEntries on its way.
 #[derive(Clone, Copy, Debug)]
-struct Inflight {
-    last: Index,
-    bytes: usize,
+pub(super) struct Inflight {
+    pub(super) last: Index,
+    pub(super) bytes: usize,
 }
 
 /// What the leader knows of one follower.
@@ -70,8 +70,8 @@ pub struct Progress {
     pub round_trip: Duration,
     /// When `match_index` last moved, or the pipeline was empty.
     pub moved: Time,
-    inflight: VecDeque<Inflight>,
-    inflight_bytes: usize,
+    pub(super) inflight: VecDeque<Inflight>,
+    pub(super) inflight_bytes: usize,
 }
 
 impl Progress {

@@ -94,8 +94,8 @@ fn reached_by_majority(voters: &[Server], value: impl Fn(Server) -> u64) -> u64 
 /// The votes of an election.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    granted: Vec<Server>,
-    refused: Vec<Server>,
+    pub(super) granted: Vec<Server>,
+    pub(super) refused: Vec<Server>,
 }
 
 /// How an election stands.

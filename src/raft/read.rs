@@ -48,28 +48,28 @@ pub(super) enum Reader {
 }
 
 /// The reads of one leadership that wait for their round.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Reads {
     /// In the order of their rounds.
-    waiting: VecDeque<Waiting>,
+    pub(super) waiting: VecDeque<Waiting>,
     /// The newest round that was sent.
-    sent: u64,
+    pub(super) sent: u64,
     /// The newest round that a majority has answered.
-    confirmed: u64,
+    pub(super) confirmed: u64,
     /// When the latest rounds were sent.
-    sent_at: VecDeque<(u64, Time)>,
+    pub(super) sent_at: VecDeque<(u64, Time)>,
 }
 
 /// Rounds whose times are kept: more are on their way only if nobody answers.
 const ROUNDS_MAX: usize = 64;
 
-#[derive(Debug)]
-struct Waiting {
-    reader: Reader,
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    pub(super) reader: Reader,
     /// What was committed when the read came in.
-    index: Index,
+    pub(super) index: Index,
     /// The first round that was sent after it came in.
-    round: u64,
+    pub(super) round: u64,
 }
 
 impl Reads {

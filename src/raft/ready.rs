@@ -5,7 +5,7 @@ use crate::raft::read::ReadOutcome;
 use crate::types::{EntryId, HardState, Index, Server};
 
 /// What has to be written, as one batch. The entries are [`super::Raft::unwritten`].
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Write {
     /// The new term and vote, if they changed.
     pub hard_state: Option<HardState>,
@@ -17,7 +17,7 @@ pub struct Write {
 
 /// What has to happen after a step. Whoever takes it apart does so by name, so that
 /// a new field does not compile until it has a place.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Ready {
     /// What has to be written.
     pub write: Write,

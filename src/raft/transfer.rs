@@ -31,11 +31,11 @@ pub enum TransferError {
 /// A hand-over that is under way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transfer {
-    to: Server,
+    pub(super) to: Server,
     /// When the leader goes on leading.
-    deadline: Time,
+    pub(super) deadline: Time,
     /// Whether the successor has been told to campaign.
-    told: bool,
+    pub(super) told: bool,
 }
 
 impl Raft {

@@ -133,6 +133,8 @@ pub(super) struct Cluster {
     pub(super) now: Time,
     /// Whether writes are durable at once.
     pub(super) autosync: bool,
+    /// Whether the clock stands still, but for ticks: see [`Raft::forget_time`].
+    pub(super) timeless: bool,
     pub(super) nodes: BTreeMap<NodeId, Node>,
     pub(super) pool: Vec<Message>,
     pub(super) cut: BTreeSet<(NodeId, NodeId)>,
@@ -157,6 +159,8 @@ pub(super) struct Start {
     pub(super) preferred: Option<NodeId>,
     /// Whether leaders read by a lease.
     pub(super) lease: bool,
+    /// Whether the clock stands still, as for an explorer.
+    pub(super) timeless: bool,
     pub(super) first: u64,
     pub(super) nodes: u64,
     /// The feature level.
@@ -180,8 +184,10 @@ impl Cluster {
             _ => first_members.upgraded(BIRTH, |_| Incarnation(1)),
         };
         let mut cluster = Cluster {
-            now: Time::from_millis(1),
+            // An explorer's nodes have been up for longer than any of them waits.
+            now: Time::from_millis(if start.timeless { 100_000 } else { 1 }),
             autosync: true,
+            timeless: start.timeless,
             nodes: BTreeMap::new(),
             pool: Vec::new(),
             cut: BTreeSet::new(),
@@ -242,7 +248,10 @@ impl Cluster {
         if let Some(members) = &disk.members {
             config_now.configuration = members.clone();
         }
-        let raft = Raft::new(config_now, disk.hard_state, log, self.now);
+        let mut raft = Raft::new(config_now, disk.hard_state, log, self.now);
+        if self.timeless {
+            raft.forget_time(self.now);
+        }
         let id = raft.id();
         let node = Node {
             seen: Seen::of(&raft),
@@ -309,6 +318,7 @@ impl Cluster {
         let now = self.now;
         let result = f(self.node(id).raft.as_mut()?, now);
         self.carry_out(id);
+        self.forget_time(id);
         Some(result)
     }
 
@@ -340,6 +350,29 @@ impl Cluster {
 
     pub(super) fn tick(&mut self, id: NodeId) {
         self.act(id, |raft, now| raft.tick(now));
+    }
+
+    fn forget_time(&mut self, id: NodeId) {
+        let now = self.now;
+        if let (true, Some(raft)) = (self.timeless, self.node(id).raft.as_mut()) {
+            raft.forget_time(now);
+        }
+    }
+
+    /// Ticks a node so much later; where the clock stands still it does so for all others.
+    pub(super) fn tick_later(&mut self, id: NodeId, late: Duration) {
+        let before = self.now;
+        self.now += late;
+        if !self.timeless {
+            return self.tick(id);
+        }
+        let later = self.now;
+        if let Some(raft) = self.node(id).raft.as_mut() {
+            raft.tick(later);
+            self.carry_out(id);
+        }
+        self.now = before;
+        self.forget_time(id);
     }
 
     /// Takes the clock to where the node's timer has run out, and ticks it.
@@ -554,6 +587,7 @@ impl Cluster {
             }
             self.carry_out(id);
         }
+        self.forget_time(id);
     }
 
     pub(super) fn pending(&self, id: NodeId) -> usize {

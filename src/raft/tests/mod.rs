@@ -84,6 +84,11 @@ const ORIGINAL: [&str; 12] = [
     "D1", "D2", "D3", "D5", "D6", "D8", "D9", "D10", "D11", "D12", "D15", "D17",
 ];
 
+/// Runs a script of another module's making; returns it with its effects.
+pub(crate) fn run_script(script: &str) -> String {
+    script::run(script)
+}
+
 fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/raft/tests/scripts")
 }

@@ -63,6 +63,7 @@ fn random_run(seed: u64, happened: &mut BTreeMap<&'static str, u64>) {
         spare: 2,
         preferred: rng.random_bool(0.5).then_some(NodeId(0)),
         lease: rng.random_bool(0.5),
+        timeless: false,
     });
     cluster.autosync = rng.random_bool(0.2);
     let harsh = rng.random_range(0.0..1.0);

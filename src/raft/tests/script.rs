@@ -6,9 +6,9 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `cluster nodes=3 [first=1] [spare=1] [preferred=n1] [lease=1] [term=1] [seed=1] [level=1] [unborn=1]` | begins; spare nodes are no members; of an unborn cluster all directories are new |
+//! | `cluster nodes=3 [first=1] [spare=1] [preferred=n1] [lease=1] [term=1] [seed=1] [level=1] [unborn=1] [timeless=1]` | begins; spare nodes are no members; of an unborn cluster all directories are new; timeless as `src/explore` has it |
 //! | `found n1` | founds an unborn cluster |
-//! | `introduce n1 n2 [voter]` | n2 introduces itself to n1; its directory was a voter |
+//! | `introduce n1 n2 [voter]`, `disconnect n1->n2` | n2 introduces itself to n1; its directory was a voter; the connection ends |
 //! | `restore n2 log=[1@1 2@1] [term=2] [vote=n1]` | a node with that disk |
 //! | `autosync on\|off` | whether writes are durable at once |
 //! | `sync n1 [count]` | writes reach the disk |
@@ -16,7 +16,7 @@
 //! | `advance 10ms` | the clock moves, nobody notices |
 //! | `run 500ms [loss=20]` | time passes for all; the network loses so many in a hundred, repeats as many, and reorders |
 //! | `elect n1 [votes=n2,n3]` | times out, hears only these voters, all disks in time |
-//! | `deliver/drop/duplicate/reverse [n1->n2] [n1->*] [kind] [first\|last]` | messages on their way |
+//! | `deliver/drop/duplicate/reverse [n1->n2] [n1->*] [kind] [first\|last\|nth=2]` | messages on their way |
 //! | `settle` | delivers until nothing is on its way |
 //! | `propose n1 x [count=3] [size=100]`, `read n1 1 2 3`, `read-anywhere n2 4` | clients |
 //! | `change n1 add:n4 promote:n4 demote:n2 remove:n3 move:n2`, `transfer n1->n2` | operators |
@@ -221,6 +221,7 @@ impl Runner {
                 term: args.number("term", u64::from(!args.named.contains_key("unborn"))),
                 level: args.number("level", 1),
                 unborn: args.number("unborn", 0) == 1,
+                timeless: args.number("timeless", 0) == 1,
                 seed: args.number("seed", 1),
             }));
             return;
@@ -257,6 +258,11 @@ fn choose(cluster: &mut Cluster, args: &Args) -> Vec<Message> {
         .partition(chosen);
     if args.plain.iter().any(|word| word == "first") {
         others.extend(these.drain(1.min(these.len())..));
+    } else if let Some(nth) = args.named.get("nth") {
+        let nth: usize = nth.parse().expect("a number");
+        let chosen = (nth <= these.len()).then(|| these.remove(nth - 1));
+        others.append(&mut these);
+        these.extend(chosen);
     } else if args.plain.iter().any(|word| word == "last") {
         let last = these.pop();
         others.append(&mut these);
@@ -417,10 +423,7 @@ fn restore(cluster: &mut Cluster, args: &Args) {
 fn clients_and_time(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
     match name {
         "tick" => match args.duration(1) {
-            Some(time) => {
-                cluster.now += time;
-                cluster.tick(args.node(0));
-            }
+            Some(time) => cluster.tick_later(args.node(0), time),
             None => cluster.time_out(args.node(0)),
         },
         "advance" => cluster.now += args.duration(0).expect("a time"),
@@ -485,6 +488,10 @@ fn operators(cluster: &mut Cluster, name: &str, args: &Args) -> bool {
         "introduce" => {
             let was_voter = args.plain.len() > 2;
             cluster.introduce(args.node(0), args.node(1), was_voter);
+        }
+        "disconnect" => {
+            let (at, peer) = args.link();
+            cluster.act(at, |raft, _| raft.forget_introduction(peer));
         }
         "transfer" => {
             let (id, to) = args.link();

@@ -49,21 +49,7 @@ pub(super) fn entries<'a>(entries: impl Iterator<Item = &'a Entry>) -> String {
 }
 
 pub(super) fn kind(body: &Body) -> &'static str {
-    match body {
-        Body::PreVote { .. } => "prevote",
-        Body::PreVoteReply { .. } => "prevote-reply",
-        Body::Vote { .. } => "vote",
-        Body::VoteReply { .. } => "vote-reply",
-        Body::Append { .. } => "append",
-        Body::AppendReply(_) => "append-reply",
-        Body::Heartbeat { .. } => "heartbeat",
-        Body::HeartbeatReply { .. } => "heartbeat-reply",
-        Body::ReadIndex { .. } => "read-index",
-        Body::ReadIndexReply { .. } => "read-index-reply",
-        Body::TimeoutNow => "timeout-now",
-        Body::Snapshot(_) => "snapshot",
-        Body::SnapshotReply { .. } => "snapshot-reply",
-    }
+    body.kind()
 }
 
 fn yes(granted: bool) -> &'static str {

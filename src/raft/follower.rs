@@ -141,6 +141,9 @@ impl Raft {
         if named == Birth::NONE {
             let first_members = self.config.first_members.clone();
             self.membership.reset(Index::ZERO, first_members);
+        } else if birth == Birth::NONE {
+            info!(target: "Raft", "the sender was founded since it introduced itself; its next connection says so: birth={named}");
+            return false;
         } else if named != birth {
             error!(target: "Raft", "the first entry names another birth than its sender: entry={named} sender={birth}");
             return false;

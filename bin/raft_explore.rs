@@ -87,7 +87,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What came of a scenario.
+/// The result of a scenario.
 fn summary(name: &str, outcome: &Outcome) -> String {
     let how = match outcome.end {
         End::Complete => "nothing else can happen",

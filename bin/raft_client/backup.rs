@@ -38,7 +38,7 @@ pub struct Backup {
     pub file: PathBuf,
 }
 
-/// What a backup is, and the SHA-256 of its file: what `sha256sum` prints of it.
+/// The contents of a backup, and the SHA-256 of its file, as `sha256sum` prints it.
 struct Content {
     info: SnapshotInfo,
     sha256: Sha256,
@@ -64,7 +64,7 @@ impl Content {
 }
 
 impl Backup {
-    /// Whether the bytes of the backup go to stdout, so that nothing else may.
+    /// True if the bytes of the backup go to stdout, so that nothing else may.
     pub fn is_to_stdout(&self) -> bool {
         matches!(self.task, Task::Fetch { .. }) && self.file.as_os_str() == "-"
     }

@@ -60,7 +60,7 @@ struct Said {
     snapshots_installed: Option<u64>,
     /// There is no room for more on its disk.
     disk_full: Option<bool>,
-    /// What counts of its memory limit, and that, 0 for none.
+    /// Bytes that count towards its memory limit, and the limit, 0 for none.
     memory_used_bytes: Option<u64>,
     memory_limit_bytes: Option<u64>,
     memory_full: Option<bool>,
@@ -102,7 +102,7 @@ struct Peer {
 }
 
 impl Row {
-    /// How it answered, for a sentence about it.
+    /// The way in which it answered, for a sentence about it.
     fn answer(&self) -> String {
         match &self.error {
             Some(error) => format!("its client address {} fails: {error}", self.addr),
@@ -124,8 +124,8 @@ pub fn members_of(asked: &[NodeStatus]) -> Vec<(SocketAddr, u64)> {
 /// Asks for the status of all nodes: those at `addrs` and those that have joined since these
 /// were written down.
 ///
-/// Where the addresses come from the file of the `first` members, members that were removed
-/// since are left out, by the word of the leader.
+/// Members that were removed are left out, by the word of the leader, if the addresses come
+/// from the file of the `first` members.
 pub fn ask(addrs: &[SocketAddr], first: Option<&[Member]>, timeout: Duration) -> Vec<Row> {
     let mut asked = status_of(addrs, timeout);
     let members = members_of(&asked);
@@ -148,7 +148,7 @@ fn leader_of(asked: &[NodeStatus]) -> Option<&StatusResponse> {
     leaders.max_by_key(|said| said.term)
 }
 
-/// What the nodes said; `known` gives an id to those that said nothing.
+/// The answers of the nodes; `known` gives an id to those that said nothing.
 fn rows(asked: Vec<NodeStatus>, known: &[(SocketAddr, u64)]) -> Vec<Row> {
     let answers = asked.iter().filter_map(|node| node.status.as_ref().ok());
     let commit_index = answers.map(|said| said.commit_index).max().unwrap_or(0);

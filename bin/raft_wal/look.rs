@@ -37,7 +37,7 @@ pub struct Stats {
     replaces: Option<String>,
     /// The cluster that the directory belongs to, if it was founded or adopted.
     birth: Option<String>,
-    /// Whether a configuration has named the directory a voter.
+    /// True if a configuration has named the directory a voter.
     was_voter: Option<bool>,
     /// By the file `peers` of the version before: whether the node took part in elections.
     may_vote: Option<bool>,
